@@ -1,0 +1,104 @@
+"""The supervisor keeps work moving: it takes executions back from lost runners, sizes the pool of runners by what
+waits, moves ended executions to the archive, and lets an idle local model go. One for a cluster; it holds no truth."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+
+from configs.settings import Settings
+from kernel.clock import Clock
+from kernel.errors import CodexError
+from kernel.executions.archivist import Archivist
+from kernel.executions.performer import LOST_PROBLEM, lost_event
+from kernel.storage.queue import QueueStore
+
+log = structlog.get_logger()
+
+RECLAIM_EVERY_S = 0.5
+SIZE_EVERY_S = 1.0
+MODEL_IDLE_S = 900
+ROUNDS_BEFORE_LESS = 60
+"""Rounds of little load before a runner is let go."""
+
+
+class Fleet(Protocol):
+    """The runners of the cluster, however they are started."""
+
+    async def runners(self) -> list[str]: ...
+
+    async def add(self, name: str) -> None: ...
+
+    async def drain(self, name: str) -> None: ...
+
+    async def cpus(self) -> int: ...
+
+    async def unload_idle_model(self, after_s: float) -> None: ...
+
+
+def wanted_runners(now: int, most: int, capacity: int, queued: int, held: int) -> int:
+    """The pool's next size: one more while work waits that the pool has no room for, one less when it idles."""
+    if queued > 0 and held >= 0.8 * now * capacity:
+        return min(most, now + 1)
+    if now > 1 and queued == 0 and held <= 0.3 * (now - 1) * capacity:
+        return now - 1
+    return now
+
+
+@dataclass(slots=True)
+class Supervisor:
+    settings: Settings
+    queue: QueueStore
+    fleet: Fleet
+    archivist: Archivist
+    clock: Clock
+    _calm: int = field(default=0)
+
+    async def serve(self) -> None:
+        """Runs until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._every(RECLAIM_EVERY_S, self.reclaim))
+            group.create_task(self._every(SIZE_EVERY_S, self.size))
+            group.create_task(self._every(self.settings.retention.every_s, self.archivist.round))
+            group.create_task(self._every(60, lambda: self.fleet.unload_idle_model(MODEL_IDLE_S)))
+
+    async def reclaim(self) -> None:
+        taken, dead = await self.queue.reclaim(
+            self.settings.runner.max_deliveries, LOST_PROBLEM, lost_event(self.clock.now_ms())
+        )
+        if taken or dead:
+            log.warning("took executions back from lost runners", queued_again=taken, given_up=dead)
+
+    async def size(self) -> None:
+        names = await self.fleet.runners()
+        if not names:
+            await self.fleet.add("runner-1")
+            return
+        backlog = await self.queue.backlog()
+        most = self.settings.runner.max_runners or await self.fleet.cpus()
+        wanted = wanted_runners(len(names), most, self.settings.runner.capacity, backlog.queued, backlog.held)
+        self._calm = self._calm + 1 if wanted < len(names) else 0
+        if wanted > len(names):
+            await self.fleet.add(_free_name(names))
+        elif self._calm >= ROUNDS_BEFORE_LESS:
+            self._calm = 0
+            await self.fleet.drain(max(names))
+
+    async def _every(self, seconds: float, action: Callable[[], Awaitable[None]]) -> None:
+        """A round that fails is told and tried again: the store or a node may be away for a while."""
+        while True:
+            try:
+                await action()
+            except CodexError as error:
+                log.warning("supervisor's round failed", error=str(error))
+            await asyncio.sleep(seconds * random.uniform(0.9, 1.1))
+
+
+def _free_name(names: list[str]) -> str:
+    number = 1
+    while f"runner-{number}" in names:
+        number += 1
+    return f"runner-{number}"

@@ -1,0 +1,100 @@
+"""What a keeper remembers of its platform: `run/state.json` for the next command, `run/progress.jsonl` for `up`.
+
+Only the keeper writes both, and `down` removes them when no keeper is left.
+"""
+
+import json
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from cluster.layout import Home, write_private
+from cluster.ports import Ports
+from cluster.processes import Process, alive
+
+
+class PartState(StrEnum):
+    STARTING = "starting"
+    RUNNING = "running"
+    RESTARTING = "restarting"
+    STOPPED = "stopped"
+
+
+class PartRecord(BaseModel):
+    """processes: by role; `session` is the leader of the session they and their children live in."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: PartState = PartState.STOPPED
+    processes: dict[str, Process] = {}
+    session: Process | None = None
+    restarts: int = 0
+
+
+class State(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+    version: str
+    boot: str
+    url: str
+    ready: bool
+    keeper: Process
+    ports: Ports
+    parts: dict[str, PartRecord] = {}
+
+    def keeper_alive(self) -> bool:
+        return self.boot == boot_id() and alive(self.keeper)
+
+    def any_alive(self) -> bool:
+        """Whether anything of this platform still runs, with or without its keeper."""
+        if self.boot != boot_id():
+            return False
+        return any(alive(process) for part in self.parts.values() for process in part.processes.values())
+
+
+class Step(BaseModel):
+    """One line of `up`. kind `done`: facts and seconds; `failed`: facts is the problem; `ready`: all parts serve."""
+
+    model_config = ConfigDict(frozen=True)
+
+    kind: Literal["done", "failed", "ready"]
+    name: str = ""
+    facts: str = ""
+    seconds: float = 0.0
+    remedy: str = ""
+
+
+def boot_id() -> str:
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def read_state(home: Home) -> State | None:
+    path = home.run / "state.json"
+    if not path.exists():
+        return None
+    return State.model_validate_json(path.read_bytes())
+
+
+def write_state(home: Home, state: State) -> None:
+    write_private(home.run / "state.json", state.model_dump_json(indent=1) + "\n")
+
+
+def note_step(home: Home, step: Step) -> None:
+    with (home.run / "progress.jsonl").open("a") as file:
+        file.write(step.model_dump_json() + "\n")
+
+
+def forget_steps(home: Home) -> None:
+    (home.run / "progress.jsonl").unlink(missing_ok=True)
+
+
+def read_steps(home: Home, after: int) -> Iterator[Step]:
+    """Steps from the `after`th on; a line still being written is left for the next reading."""
+    path = home.run / "progress.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    for line in lines[after:]:
+        if line.endswith("\n"):
+            yield Step.model_validate(json.loads(line))

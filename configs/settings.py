@@ -1,0 +1,79 @@
+"""The only reader of the environment: one frozen tree, by topic.
+
+`CODEXOS_HOME` and `CODEXOS_PORT` move an installation; the rest has defaults that suit one machine.
+Nested fields are spelled `CODEXOS_<TOPIC>__<FIELD>`, for example `CODEXOS_RUNNER__CAPACITY=200`.
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+CONFIGS = Path(__file__).parent
+
+
+class Topic(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Store(Topic):
+    url: str = Field("redis://127.0.0.1:6390/0", description="Redis or Valkey ≥ 7.2, the system of record")
+    maxmemory_mb: int = Field(2048, ge=64, description="memory of the embedded store; full means 503 on new work")
+    min_free_mb: int = Field(256, ge=0, description="free disk below which new work is refused")
+
+
+class Api(Topic):
+    host: str = Field("127.0.0.1", description="address the API listens on")
+    replicas: int = Field(2, ge=1, description="API replicas")
+    max_body_mb: int = Field(8, ge=1, description="largest JSON body; more is 413")
+    cors_origins: tuple[str, ...] = Field((), description="origins that browsers may call from; none by default")
+    ping_s: float = Field(15.0, gt=0, description="seconds between pings on open streams")
+
+
+class Runner(Topic):
+    capacity: int = Field(500, ge=1, description="executions one runner holds at once")
+    max_runners: int = Field(0, ge=0, description="largest pool; 0 is one for each CPU of the cluster")
+    lease_ms: int = Field(3000, ge=100, description="a runner silent this long has lost its executions")
+    heartbeat_ms: int = Field(1000, ge=20, description="time between two lease renewals")
+    max_deliveries: int = Field(5, ge=1, description="runners an execution may lose before it fails")
+    coalesce_ms: int = Field(50, ge=0, description="time over which token events are gathered")
+
+
+class Retention(Topic):
+    after_s: int = Field(86_400, ge=0, description="ended executions older than this move to Parquet")
+    every_s: float = Field(30.0, gt=0, description="time between two archiving rounds")
+    batch: int = Field(2_000, ge=1, description="executions one round moves at most")
+
+
+class Settings(BaseSettings):
+    """Shapes: `home` is a folder, `port` a TCP port, `egress_allow` networks such as `10.0.0.0/8`."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="CODEXOS_", env_nested_delimiter="__", frozen=True, extra="ignore"
+    )
+
+    home: Path = Field(Path(".codexos"), description="folder of everything an installation keeps")
+    port: int = Field(8000, ge=1, le=65535, description="port of API and dashboard")
+    egress_allow: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="comma-separated networks that outbound requests may reach beside public ones"
+    )
+    scripted_model: bool = Field(False, description="offer the deterministic model `scripted`")
+    credentials: dict[str, str] = Field(
+        default_factory=dict, description="provider keys by name, as JSON, until they are stored in the vault"
+    )
+    log_level: str = Field("INFO", description="lowest level written to the logs")
+    store: Store = Store()
+    api: Api = Api()
+    runner: Runner = Runner()
+    retention: Retention = Retention()
+
+    @field_validator("egress_allow", mode="before")
+    @classmethod
+    def split(cls, value: object) -> object:
+        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+
+    @cached_property
+    def root(self) -> Path:
+        return self.home.expanduser().resolve()

@@ -1,0 +1,151 @@
+"""From a bearer token to who is asking, without asking the store each time.
+
+What the store said of a key id is kept for less than a second, unknown ids too, so a key that is revoked is
+refused within that time whatever happens; word of the change, when it arrives, makes it at once. The cache is
+by key id and not by token: guesses at one key's secret cost the store nothing.
+"""
+
+import asyncio
+import hmac
+from collections import OrderedDict
+from contextlib import suppress
+from dataclasses import dataclass
+
+from kernel.access.principal import Principal
+from kernel.access.record import ApiKey
+from kernel.access.secret import HASH_BYTES, key_id_of, keyed_hash
+from kernel.clock import Clock
+from kernel.errors import AuthenticationError, Unavailable
+from kernel.storage.access import AccessStore, StoredKey
+
+FRESH_MS = 800
+"""Leaves a request that was let in on the last moment time to be answered within the promised second."""
+CACHED = 10_000
+NOTE_USE_MS = 60_000
+_NOBODY = bytes(HASH_BYTES)
+
+
+@dataclass(slots=True)
+class Seen:
+    """What the store said of a key id at a moment; without a principal the key opens nothing."""
+
+    at_ms: int
+    hash: bytes = _NOBODY
+    principal: Principal | None = None
+    expires_at: int | None = None
+    used_ms: int = 0
+
+    def fresh(self, now_ms: int) -> bool:
+        return 0 <= now_ms - self.at_ms < FRESH_MS
+
+    def opens(self, digest: bytes, now_ms: int) -> bool:
+        return hmac.compare_digest(self.hash, digest) and self.holds(now_ms)
+
+    def holds(self, now_ms: int) -> bool:
+        return self.principal is not None and (self.expires_at is None or now_ms < self.expires_at)
+
+
+class Authentication:
+    def __init__(self, store: AccessStore, clock: Clock, pepper: bytes):
+        self._store, self._clock, self._pepper = store, clock, pepper
+        self._seen: OrderedDict[str, Seen] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[Seen]] = {}
+        self._notes: set[asyncio.Task[None]] = set()
+
+    async def authenticate(self, token: str) -> Principal:
+        """Raises AuthenticationError, the same for every reason; Unavailable when the store is away."""
+        key_id = key_id_of(token)
+        digest = keyed_hash(self._pepper, token)
+        seen = self._cached(key_id) or await self._ask(key_id)
+        now = self._clock.now_ms()
+        if not seen.opens(digest, now) or seen.principal is None:
+            raise AuthenticationError()
+        if now - seen.used_ms >= NOTE_USE_MS:
+            self._note_use(key_id, seen, now)
+        return seen.principal
+
+    async def principal(self, key_id: str) -> Principal:
+        """Who a key belongs to that was checked before, for what it opened. Raises AuthenticationError once void."""
+        seen = self._cached(key_id) or await self._ask(key_id)
+        if not seen.holds(self._clock.now_ms()) or seen.principal is None:
+            raise AuthenticationError()
+        return seen.principal
+
+    def forget(self, changed_id: str) -> None:
+        """Drops what was known of a key, or of all keys of a workspace; answers on their way do not count."""
+        self._asking.pop(changed_id, None)
+        self._seen.pop(changed_id, None)
+        if changed_id.startswith("ws_"):
+            self.forget_all()
+
+    def forget_all(self) -> None:
+        self._asking.clear()
+        self._seen.clear()
+
+    async def close(self) -> None:
+        await asyncio.gather(*self._notes, *self._asking.values(), return_exceptions=True)
+
+    def _cached(self, key_id: str) -> Seen | None:
+        seen = self._seen.get(key_id)
+        return seen if seen is not None and seen.fresh(self._clock.now_ms()) else None
+
+    async def _ask(self, key_id: str) -> Seen:
+        """Those who ask for one key at the same time share one call."""
+        task = self._asking.get(key_id)
+        if task is None:
+            task = self._asking[key_id] = asyncio.create_task(self._look_up(key_id))
+            task.add_done_callback(_heed)
+        return await asyncio.shield(task)
+
+    async def _look_up(self, key_id: str) -> Seen:
+        this, now = asyncio.current_task(), self._clock.now_ms()
+        try:
+            seen = _seen(await self._store.find_key(key_id), now)
+            if self._asking.get(key_id) is this:
+                self._keep(key_id, seen)
+            return seen
+        finally:
+            if self._asking.get(key_id) is this:
+                del self._asking[key_id]
+
+    def _keep(self, key_id: str, seen: Seen) -> None:
+        self._seen[key_id] = seen
+        self._seen.move_to_end(key_id)
+        if len(self._seen) > CACHED:
+            self._seen.popitem(last=False)
+
+    def _note_use(self, key_id: str, seen: Seen, now: int) -> None:
+        seen.used_ms = now
+        task = asyncio.create_task(self._write_use(key_id, now))
+        self._notes.add(task)
+        task.add_done_callback(self._notes.discard)
+
+    async def _write_use(self, key_id: str, now: int) -> None:
+        with suppress(Unavailable):
+            await self._store.note_use(key_id, now)
+
+
+def _heed(task: asyncio.Task[Seen]) -> None:
+    """Takes note of an error that no one waits for any more."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _seen(stored: StoredKey | None, now_ms: int) -> Seen:
+    if stored is None or not stored.active:
+        return Seen(now_ms)
+    key = ApiKey.model_validate_json(stored.record)
+    return Seen(now_ms, stored.hash, principal_of(key, stored.plan), key.expires_at, stored.used_ms)
+
+
+def principal_of(key: ApiKey, plan: str) -> Principal:
+    return Principal(
+        workspace_id=key.workspace_id,
+        user_id=key.user_id,
+        key_id=key.id,
+        environment=key.environment,
+        plan=plan,
+        scopes=frozenset(map(str, key.scopes)),
+        agents=None if key.agents is None else frozenset(key.agents),
+        collections=None if key.collections is None else frozenset(key.collections),
+    )

@@ -1,0 +1,38 @@
+"""Who a request is made by, and what they may do."""
+
+from dataclasses import dataclass
+
+from kernel.access.scopes import Scope
+from kernel.errors import AuthorizationError, NotFound
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who asks. `agents` and `collections` are the only ones the key reaches; None is all."""
+
+    workspace_id: str
+    user_id: str
+    key_id: str
+    environment: str
+    plan: str
+    scopes: frozenset[str]
+    agents: frozenset[str] | None = None
+    collections: frozenset[str] | None = None
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes or Scope.ADMIN in self.scopes
+
+    def require(self, scope: str) -> None:
+        """Raises AuthorizationError naming the scope."""
+        if not self.may(scope):
+            raise AuthorizationError(f"This key lacks the scope {scope}", {"scope": str(scope)})
+
+    def require_agent(self, agent_id: str) -> None:
+        """Raises NotFound: to a limited key, the other agents do not exist."""
+        if self.agents is not None and agent_id not in self.agents:
+            raise NotFound("Agent not found")
+
+    def require_all_agents(self) -> None:
+        """Raises AuthorizationError for a key that is limited to some agents."""
+        if self.agents is not None:
+            raise AuthorizationError("This key is limited to some agents")

@@ -1,0 +1,60 @@
+"""The shape of a flow: nodes, edges, and what each may carry. `graph.py` says whether one is sound."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+ENTRY, EXIT = "entry", "exit"
+MAX_NODES = 1000
+MAX_EDGES = 10_000
+
+NodeId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]
+
+
+class Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Resources(Part):
+    """Where a node may run: a cluster node that has all of it."""
+
+    num_cpus: float | None = Field(None, ge=0, le=1024)
+    num_gpus: float | None = Field(None, ge=0, le=64)
+    memory_mb: int | None = Field(None, ge=1)
+    accelerator_type: str | None = Field(None, max_length=64)
+    labels: dict[str, str] | None = None
+
+
+class Default(Part):
+    default: Any
+
+
+class Goto(Part):
+    goto: NodeId
+
+
+class Retry(Part):
+    """Only failures that say `retryable` are tried again; the wait doubles each time."""
+
+    max_attempts: int = Field(3, ge=1, le=10)
+    backoff_ms: int = Field(500, ge=0, le=60_000)
+
+
+class Node(Part):
+    id: NodeId
+    type: str = Field(max_length=64)
+    config: dict[str, Any] = Field(default_factory=dict)
+    resources: Resources | None = None
+    on_error: Literal["fail"] | Default | Goto = "fail"
+    retry: Retry | None = None
+
+
+class Edge(Part):
+    source: str = Field(max_length=64)
+    target: str = Field(max_length=64)
+    when: str | None = Field(None, max_length=64)
+
+
+class Flow(Part):
+    nodes: list[Node]
+    edges: list[Edge] = Field(default_factory=list)

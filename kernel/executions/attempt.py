@@ -1,0 +1,211 @@
+"""One node of one execution: its attempts, what it says while it runs, and what it came to."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import orjson
+import structlog
+
+from kernel.agents.flow import Default, Goto, Retry
+from kernel.agents.graph import CompiledNode
+from kernel.clock import Clock, rfc3339
+from kernel.errors import CodexError, InternalError
+from kernel.executions.budget import Budget
+from kernel.executions.cpu import Metered
+from kernel.executions.events import NodeCompleted, NodeFailed, NodeLog, NodeRetry, NodeStarted, NodeToken
+from kernel.executions.journal import Journal
+from kernel.executions.record import INLINE_OUTPUT, LogLine, NodeRecord, NodeStatus, Use
+from kernel.nodes.contract import NodeType, Outcome
+
+log = structlog.get_logger()
+
+KeepObject = Callable[[str, bytes], Awaitable[str]]
+"""Keeps a large output outside Redis: (node id, JSON) -> reference."""
+MAX_LOG_LINES = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all nodes of one execution share."""
+
+    execution_id: str
+    context: Mapping[str, Any]
+    journal: Journal
+    budget: Budget
+    clock: Clock
+    placed_on: str
+    keep: KeepObject
+    running: set[str]
+    """Ids of the nodes that run right now."""
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+
+@dataclass(frozen=True, slots=True)
+class NodeEnd:
+    """`error` is set when the node failed and nothing handles it."""
+
+    node_id: str
+    record: NodeRecord
+    value: Any = None
+    error: CodexError | None = None
+
+
+@dataclass(slots=True)
+class NodeRun:
+    """Runs one node to its end. It is the `Call` that node types see."""
+
+    node: CompiledNode[NodeType]
+    around: Surroundings
+    attempt: int = 0
+    cpu_seconds: float = 0.0
+    started_at: int = 0
+    logs: list[LogLine] = field(default_factory=list)
+
+    @property
+    def execution_id(self) -> str:
+        return self.around.execution_id
+
+    @property
+    def node_id(self) -> str:
+        return self.node.id
+
+    @property
+    def idempotency_key(self) -> str:
+        return f"{self.around.execution_id}:{self.node.id}"
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        return self.around.context
+
+    def token(self, text: str) -> None:
+        if text:
+            self.around.journal.note(NodeToken(timestamp=self._now(), node_id=self.node.id, data={"text": text}))
+
+    def log(self, level: str, message: str) -> None:
+        if len(self.logs) < MAX_LOG_LINES:
+            self.logs.append(LogLine(at=self.around.clock.now_ms(), level=level, message=message[:2000]))
+            data = {"level": level, "message": message[:2000]}
+            self.around.journal.note(NodeLog(timestamp=self._now(), node_id=self.node.id, data=data))
+
+    def output_tokens_left(self) -> int | None:
+        return self.around.budget.hold_tokens(self.node.id, len(self.around.running))
+
+    def admit_cost(self, worst_usd: float | None) -> None:
+        self.around.budget.hold_cost(self.node.id, worst_usd)
+
+    async def run(self) -> NodeEnd:
+        self.started_at = self.around.clock.now_ms()
+        retry = self.node.retry or Retry(max_attempts=1)
+        tries = 0
+        while True:
+            tries += 1
+            self._start()
+            try:
+                return await self._completed(await self._attempt())
+            except CodexError as error:
+                if not error.can_retry or tries >= retry.max_attempts:
+                    return await self._failed(error)
+                wait_ms = max(retry.backoff_ms * 2 ** (tries - 1), int((error.retry_after or 0) * 1000))
+                self._note_retry(error, wait_ms)
+                await self.around.sleep(wait_ms / 1000)
+
+    def stopped(self, status: Literal["cancelled", "timed_out"]) -> NodeRecord:
+        """What is left to say when the execution ends before the node does."""
+        return self._record(status)
+
+    def _start(self) -> None:
+        self.attempt += 1
+        data = {"attempt": self.attempt, "type": self.node.type.name}
+        event = NodeStarted(timestamp=self._now(), node_id=self.node.id, data=data)
+        self.logs.append(LogLine(at=self.around.clock.now_ms(), level="info", message=f"Starting {self._label()}"))
+        self.around.journal.note(event, self._record("running"))
+
+    async def _attempt(self) -> Outcome:
+        metered = Metered(self.node.type.run(self.node.config(self.around.context), self))
+        try:
+            return await metered
+        except CodexError:
+            raise
+        except Exception as error:  # the runner's edge: a bug in a node must not take the runner down
+            log.exception("node crashed", execution_id=self.execution_id, node_id=self.node.id)
+            raise InternalError from error
+        finally:
+            self.cpu_seconds += metered.seconds
+
+    async def _completed(self, outcome: Outcome) -> NodeEnd:
+        uses = tuple(
+            Use(model=use.model, input=use.tokens.input, output=use.tokens.output, cached=use.tokens.cached, cost=use.cost)
+            for use in outcome.uses
+        )
+        spent = sum(use.output for use in uses)
+        self.around.budget.settle(self.node.id, spent, sum(use.cost or 0.0 for use in uses))
+        self.logs.append(LogLine(at=self.around.clock.now_ms(), level="info", message=f"Completed {self._label()}"))
+        record = self._record("completed", branch=outcome.branch, uses=uses, **await self._kept(outcome.output))
+        self._note_completed(record)
+        return NodeEnd(self.node.id, record, outcome.output)
+
+    async def _failed(self, error: CodexError) -> NodeEnd:
+        """Applies `on_error`: the failure ends here, goes to another node, or is the execution's."""
+        self.around.budget.settle(self.node.id, 0, 0.0)
+        handling = self.node.on_error
+        handled = "default" if isinstance(handling, Default) else "goto" if isinstance(handling, Goto) else None
+        shown = error.body() | {"details": {**error.details, "node_id": self.node.id}}
+        self.logs.append(LogLine(at=self.around.clock.now_ms(), level="error", message=str(error)))
+        event = NodeFailed(
+            timestamp=self._now(), node_id=self.node.id, data={"error": shown, "attempt": self.attempt, "handled": handled}
+        )
+        if isinstance(handling, Default):
+            record = self._record("completed", error=shown, **await self._kept(handling.default))
+            self.around.journal.note(event)
+            self._note_completed(record)
+            return NodeEnd(self.node.id, record, handling.default)
+        goto = handling.goto if isinstance(handling, Goto) else None
+        record = self._record("failed", error=shown, goto=goto)
+        self.around.journal.note(event, record)
+        return NodeEnd(self.node.id, record, error=None if goto else error)
+
+    def _note_completed(self, record: NodeRecord) -> None:
+        data: dict[str, Any] = {
+            "output": record.output,
+            "duration_ms": record.duration_ms,
+            "tokens": record.tokens,
+            "cost": record.cost,
+        }
+        if record.output_ref:
+            data["output_link"] = f"/v1/executions/{self.execution_id}/nodes/{self.node.id}"
+        if record.branch is not None:
+            data["branch"] = record.branch
+        self.around.journal.note(NodeCompleted(timestamp=self._now(), node_id=self.node.id, data=data), record)
+
+    def _note_retry(self, error: CodexError, wait_ms: int) -> None:
+        message = f"Attempt {self.attempt} failed, next in {wait_ms} ms: {error}"
+        self.logs.append(LogLine(at=self.around.clock.now_ms(), level="warning", message=message))
+        data = {"attempt": self.attempt, "wait_ms": wait_ms, "error": error.body()}
+        self.around.journal.note(NodeRetry(timestamp=self._now(), node_id=self.node.id, data=data))
+
+    async def _kept(self, output: Any) -> dict[str, Any]:
+        text = orjson.dumps(output, default=str)
+        if len(text) <= INLINE_OUTPUT:
+            return {"output": output, "output_bytes": len(text)}
+        return {"output_ref": await self.around.keep(self.node.id, text), "output_bytes": len(text)}
+
+    def _record(self, status: NodeStatus, **more: Any) -> NodeRecord:
+        running = status == "running"
+        return NodeRecord(
+            status=status,
+            attempt=self.attempt,
+            started_at=self.started_at,
+            duration_ms=None if running else self.around.clock.now_ms() - self.started_at,
+            logs=tuple(self.logs),
+            placed_on=self.around.placed_on,
+            cpu_seconds=self.cpu_seconds,
+            **more,
+        )
+
+    def _label(self) -> str:
+        return f"{self.node.type.name} node" + (f", attempt {self.attempt}" if self.attempt > 1 else "")
+
+    def _now(self) -> str:
+        return rfc3339(self.around.clock.now_ms())

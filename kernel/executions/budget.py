@@ -1,0 +1,59 @@
+"""What one execution may still spend: output tokens and USD, shared by nodes that run at once."""
+
+from dataclasses import dataclass, field
+
+from kernel.errors import RateLimitError
+
+
+@dataclass(slots=True)
+class Budget:
+    """`None` is no limit. What a call may use is set aside until it ends, so that calls side by side
+    cannot pass the limit together."""
+
+    max_tokens: int | None
+    max_cost: float | None
+    tokens_spent: int = 0
+    cost_spent: float = 0.0
+    _tokens_held: dict[str, int] = field(default_factory=dict)
+    _cost_held: dict[str, float] = field(default_factory=dict)
+
+    def hold_tokens(self, node_id: str, sharers: int) -> int | None:
+        """Sets aside this call's share of what is left. Raises RateLimitError when nothing is."""
+        if self.max_tokens is None:
+            return None
+        held = sum(tokens for node, tokens in self._tokens_held.items() if node != node_id)
+        left = self.max_tokens - self.tokens_spent - held
+        if left < 1:
+            raise RateLimitError(
+                f"The execution has used its {self.max_tokens} output tokens",
+                {"limit": "tokens", "max": self.max_tokens},
+                retryable=False,
+            )
+        share = max(1, left // max(1, sharers))
+        self._tokens_held[node_id] = share
+        return share
+
+    def hold_cost(self, node_id: str, worst: float | None) -> None:
+        """Sets aside what the call can cost at most. Raises RateLimitError if that could pass the limit."""
+        if self.max_cost is None:
+            return
+        if worst is None:
+            raise self._over("the model's price is unknown, so max_cost cannot be kept")
+        held = sum(cost for node, cost in self._cost_held.items() if node != node_id)
+        if self.cost_spent + held + worst > self.max_cost:
+            raise self._over(f"the next call could pass it (spent {self.cost_spent:.6f}, call up to {worst:.6f})")
+        self._cost_held[node_id] = worst
+
+    def settle(self, node_id: str, output_tokens: int, cost: float) -> None:
+        """A call ended and used this much."""
+        self._tokens_held.pop(node_id, None)
+        self._cost_held.pop(node_id, None)
+        self.tokens_spent += output_tokens
+        self.cost_spent += cost
+
+    def _over(self, reason: str) -> RateLimitError:
+        return RateLimitError(
+            f"The execution's max_cost of {self.max_cost} USD stops it: {reason}",
+            {"limit": "budget", "max": self.max_cost},
+            retryable=False,
+        )

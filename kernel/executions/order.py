@@ -1,0 +1,65 @@
+"""What a caller orders: an input and the options of one execution."""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Status = Literal["running", "completed", "failed", "cancelled", "timed_out"]
+Phase = Literal["queued", "executing", "waiting_input", "cancelling"]
+
+LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
+LabelValue = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
+
+
+class Options(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    timeout: int = Field(300_000, ge=1, le=86_400_000, description="ms that the execution may run")
+    max_tokens: int | None = Field(None, ge=1, le=100_000_000, description="output tokens of all nodes together")
+    max_cost: float | None = Field(None, ge=0, le=1_000_000, allow_inf_nan=False, description="USD it may cost")
+    priority: Literal["low", "normal", "high"] = "normal"
+    version: str | None = Field(
+        None, pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$", description="the agent's version; by default the current one"
+    )
+    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=50)
+
+
+class Order(BaseModel):
+    """Body of `POST /agents/{id}/execute`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    input: Any = None
+    options: Options = Options()
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    execution_id: str
+    created_at: int
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionFilter:
+    """`label` is `key` `=` `value`; the range is of creation, half-open, ms since the epoch."""
+
+    agent_id: str | None = None
+    status: Status | None = None
+    label: str | None = None
+    started_after: int | None = None
+    started_before: int | None = None
+
+
+class Spec(BaseModel):
+    """An accepted order as it is stored, the runner's whole instruction. `flow` is set for inline executions."""
+
+    model_config = ConfigDict(frozen=True)
+
+    agent_id: str | None
+    agent_version: str | None
+    flow: dict[str, Any] | None = None
+    input: Any
+    options: Options
+    created_by: str
+    retry_of: str | None = None

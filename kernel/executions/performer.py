@@ -1,0 +1,222 @@
+"""Performs one claimed execution from wherever its journal stands to its end.
+
+The end is written once, by whoever holds the lease: completed, failed, cancelled or timed out.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import orjson
+import structlog
+
+from kernel.agents.flow import Flow
+from kernel.agents.graph import Graph, compile
+from kernel.clock import Clock, rfc3339
+from kernel.errors import CodexError, InternalError
+from kernel.executions.attempt import Surroundings
+from kernel.executions.budget import Budget
+from kernel.executions.engine import Engine, NodeFailed
+from kernel.executions.events import (
+    Event,
+    ExecutionCancelled,
+    ExecutionCompleted,
+    ExecutionFailed,
+    ExecutionTimedOut,
+)
+from kernel.executions.journal import Fenced, Journal
+from kernel.executions.order import Spec
+from kernel.executions.record import INLINE_OUTPUT, Totals, parse_nodes
+from kernel.nodes.contract import NodeType
+from kernel.storage.executions import Ending, ExecutionStore
+from kernel.storage.objects import ObjectStore
+from kernel.storage.queue import Claim
+
+log = structlog.get_logger()
+
+GRAPHS_KEPT = 1000
+
+
+class AgentVersions(Protocol):
+    async def flow(self, workspace_id: str, agent_id: str, version: str) -> dict[str, Any]:
+        """The flow of one version, which never changes. Raises NotFound."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Performer:
+    """Shared by all executions of a runner. `placed_on` is the name of the cluster node it runs on."""
+
+    executions: ExecutionStore
+    agents: AgentVersions
+    objects: ObjectStore
+    node_types: Mapping[str, NodeType]
+    clock: Clock
+    coalesce_ms: int
+    placed_on: str
+    graphs: "OrderedDict[tuple[str, str, str], Graph[NodeType]]"
+
+    async def perform(self, claim: Claim, stop: "Stop") -> None:
+        """Returns when the end is durable or the lease is lost. `stop` is how others interrupt it."""
+        spec = Spec.model_validate_json(claim.spec)
+        journal = Journal(self.executions, claim, self.clock, self.coalesce_ms, stop.lose)
+        try:
+            if claim.cancelled:
+                await journal.end(ExecutionCancelled(timestamp=self._now()), Ending("cancelled", {}))
+                return
+            try:
+                engine = await self._engine(claim, spec, journal)
+            except CodexError as error:
+                await journal.end(*self._failure(error, {}))
+                return
+            await self._walk(claim, spec, journal, engine, stop)
+        except Fenced:
+            log.info("execution moved to another runner", execution_id=claim.execution_id, epoch=claim.epoch)
+
+    async def _walk(self, claim: Claim, spec: Spec, journal: Journal, engine: Engine, stop: "Stop") -> None:
+        left_ms = claim.started_at + spec.options.timeout - self.clock.now_ms()
+        try:
+            async with asyncio.timeout(max(0, left_ms) / 1000):
+                output = await stop.guard(engine.run())
+        except TimeoutError:
+            engine.interrupt("timed_out")
+            await journal.end(*self._timeout(spec, engine))
+        except Stopped as stopped:
+            if stopped.reason == "lost":
+                raise Fenced from None
+            engine.interrupt("cancelled")
+            event = ExecutionCancelled(timestamp=self._now())
+            await journal.end(event, Ending("cancelled", _totals(engine)))
+        except NodeFailed as failed:
+            engine.interrupt("cancelled")
+            await journal.end(*self._failure(failed.error, _totals(engine), failed.node_id))
+        else:
+            await journal.end(*await self._completion(claim, engine, output))
+
+    async def _engine(self, claim: Claim, spec: Spec, journal: Journal) -> Engine:
+        values: dict[str, Any] = {}
+        around = Surroundings(
+            execution_id=claim.execution_id,
+            context={"input": spec.input, "nodes": values, "execution": {"id": claim.execution_id}},
+            journal=journal,
+            budget=Budget(spec.options.max_tokens, spec.options.max_cost),
+            clock=self.clock,
+            placed_on=self.placed_on,
+            keep=lambda node_id, data: self.objects.put(_path(claim, node_id), data),
+            running=set(),
+        )
+        engine = Engine(await self._graph(claim, spec), around, values)
+        if claim.has_journal:
+            stored = await self.executions.read(claim.workspace_id, claim.execution_id)
+            await engine.restore(parse_nodes(stored.nodes if stored else {}), self.objects.get)
+        return engine
+
+    async def _graph(self, claim: Claim, spec: Spec) -> Graph[NodeType]:
+        """Versions never change, so a compiled one is kept."""
+        if spec.flow is not None:
+            return compile(Flow.model_validate(spec.flow), self.node_types)
+        at = (claim.workspace_id, spec.agent_id or "", spec.agent_version or "")
+        if (graph := self.graphs.get(at)) is None:
+            graph = compile(Flow.model_validate(await self.agents.flow(*at)), self.node_types)
+            self.graphs[at] = graph
+            if len(self.graphs) > GRAPHS_KEPT:
+                self.graphs.popitem(last=False)
+        return graph
+
+    async def _completion(self, claim: Claim, engine: Engine, output: Any) -> tuple[Event, Ending]:
+        facts = _totals(engine)
+        text = orjson.dumps(output, default=str)
+        shown: dict[str, Any] = {"output": output}
+        if len(text) > INLINE_OUTPUT:
+            facts["output_ref"] = await self.objects.put(_path(claim, "exit"), text)
+            shown = {"output": None, "output_link": f"/v1/executions/{claim.execution_id}"}
+        else:
+            facts["output"] = text
+        totals = Totals.of(engine.records)
+        result = shown | {"tokens_used": totals.tokens_used, "cost": totals.cost}
+        event = ExecutionCompleted(
+            timestamp=self._now(),
+            data={"result": result, "duration_ms": self.clock.now_ms() - claim.started_at},
+        )
+        return event, Ending("completed", facts)
+
+    def _failure(
+        self, error: CodexError, facts: dict[str, Any], node_id: str | None = None
+    ) -> tuple[Event, Ending]:
+        shown = error.body()
+        if node_id is not None:
+            shown["details"] = {**error.details, "node_id": node_id}
+        event = ExecutionFailed(timestamp=self._now(), data={"error": shown})
+        return event, Ending("failed", facts | {"error": orjson.dumps(shown)})
+
+    def _timeout(self, spec: Spec, engine: Engine) -> tuple[Event, Ending]:
+        event = ExecutionTimedOut(timestamp=self._now(), data={"timeout_ms": spec.options.timeout})
+        return event, Ending("timed_out", _totals(engine))
+
+    def _now(self) -> str:
+        return rfc3339(self.clock.now_ms())
+
+
+class Stopped(Exception):
+    def __init__(self, reason: Literal["cancelled", "lost"]):
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Stop:
+    """The hand on one execution's brake: cancel it, or drop it because its lease is lost."""
+
+    def __init__(self) -> None:
+        self.reason: Literal["cancelled", "lost"] | None = None
+        self._task: asyncio.Task[Any] | None = None
+
+    def cancel(self) -> None:
+        self._pull("cancelled")
+
+    def lose(self) -> None:
+        self._pull("lost")
+
+    async def guard(self, walk: Any) -> Any:
+        """Runs `walk`; raises Stopped when the brake is pulled."""
+        self._task = asyncio.create_task(walk)
+        try:
+            if self.reason is not None:
+                self._task.cancel()
+            return await self._task
+        except asyncio.CancelledError:
+            if self.reason is None:
+                raise
+            raise Stopped(self.reason) from None
+        finally:
+            task, self._task = self._task, None
+            if not task.done():
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+    def _pull(self, reason: Literal["cancelled", "lost"]) -> None:
+        self.reason = self.reason or reason
+        if self._task is not None:
+            self._task.cancel()
+
+
+def _totals(engine: Engine) -> dict[str, Any]:
+    totals = Totals.of(engine.records)
+    facts: dict[str, Any] = {"tokens_used": totals.tokens_used}
+    return facts | ({"cost": totals.cost} if totals.cost is not None else {})
+
+
+def _path(claim: Claim, name: str) -> str:
+    return f"executions/{claim.workspace_id}/{claim.execution_id}/{name}"
+
+
+LOST = InternalError("The execution was lost by too many runners and given up", {"reason": "too_many_deliveries"})
+"""Why an execution fails that kills or stalls whoever runs it."""
+
+
+def lost_event(now_ms: int) -> bytes:
+    return ExecutionFailed(timestamp=rfc3339(now_ms), data={"error": LOST.body()}).encode()
+
+
+LOST_PROBLEM = orjson.dumps(LOST.body())

@@ -1,0 +1,68 @@
+"""What a node type is, and what it is given when it runs. `registry.py` lists the types there are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kernel.agents.reading import NodeShape
+from kernel.models.seam import Tokens
+
+
+@dataclass(frozen=True, slots=True)
+class ModelUse:
+    """One model call as it is billed. `cost` in USD, None when the price is unknown."""
+
+    model: str
+    tokens: Tokens
+    cost: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a node came to. `branch` is the edge label a condition chose."""
+
+    output: Any
+    branch: str | None = None
+    uses: tuple[ModelUse, ...] = ()
+
+
+class Call(Protocol):
+    """One attempt at one node, as the engine hands it over."""
+
+    execution_id: str
+    node_id: str
+    attempt: int
+    idempotency_key: str
+    """The same for every attempt at this node of this execution."""
+    context: Mapping[str, Any]
+    """`{"input": …, "nodes": {id: {"output": …}}, "execution": {"id": …}}`."""
+
+    def token(self, text: str) -> None:
+        """Streams a piece of output to whoever watches."""
+        ...
+
+    def log(self, level: str, message: str) -> None:
+        """Adds a line to the execution's log."""
+        ...
+
+    def output_tokens_left(self) -> int | None:
+        """What `options.max_tokens` leaves for this call; None is no limit. Raises RateLimitError at 0."""
+        ...
+
+    def admit_cost(self, worst_usd: float | None) -> None:
+        """Raises RateLimitError (`limit: budget`) when the call could pass `options.max_cost`."""
+        ...
+
+
+class NodeType(NodeShape, Protocol):
+    """A node shape that runs. `title` is one sentence for people, `example` a config."""
+
+    @property
+    def title(self) -> str: ...
+
+    @property
+    def example(self) -> Mapping[str, Any]: ...
+
+    async def run(self, config: Any, call: Call) -> Outcome:
+        """`config` is one of `self.config` with its placeholders filled in. Raises NodeError and kin."""
+        ...

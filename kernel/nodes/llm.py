@@ -1,0 +1,204 @@
+"""The node type `llm`: one chat completion, streamed as it comes.
+
+The prompt is a template of its own kind of care: it may read input and nodes but no secret, for what a model
+was told it can repeat; and one without placeholders gets the input appended as JSON, so that a bare
+instruction already works on what the execution was given.
+"""
+
+from contextlib import aclosing
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, ClassVar
+
+import orjson
+from pydantic import Field
+
+from kernel.agents.flow import Part
+from kernel.agents.references import Reference
+from kernel.agents.schema import schema_problems
+from kernel.agents.templating import BadTemplate, Context, Template, join
+from kernel.errors import NodeError, Problem, ProviderError
+from kernel.models.scripted import Script
+from kernel.models.seam import ChatRequest, Finish, Message, Models, TextDelta, Tokens
+from kernel.nodes.contract import Call, ModelUse, Outcome
+from kernel.nodes.sandbox import Sandbox
+
+SCRIPTED = "scripted"
+DEFAULT_MAX_TOKENS = 4096
+"""Output tokens of a call that names no bound: without one, no budget could be kept."""
+MAX_SCHEMA = 65_536
+IMAGE_TOKENS = 2_000
+IMAGE_SCHEMES = ("https://", "data:image/")
+
+Prompt = Annotated[str, Field(max_length=1_000_000)]
+
+
+class LlmConfig(Part):
+    model: str = Field(min_length=1, max_length=256, description="an id of GET /models, or provider:model")
+    prompt: Prompt = Field(description="without placeholders, the input is appended as JSON")
+    system: Prompt | None = None
+    temperature: float | None = Field(None, ge=0, le=2, allow_inf_nan=False)
+    max_tokens: int | None = Field(
+        None, ge=1, le=1_000_000, description=f"output tokens; {DEFAULT_MAX_TOKENS} when absent"
+    )
+    response_schema: dict[str, Any] | None = Field(
+        None, description="JSON Schema 2020-12 of the answer, which then is parsed"
+    )
+    images: list[str] = Field(default_factory=list, max_length=16, description="https:// or data:image/ URLs")
+    script: dict[str, Any] | None = Field(None, description="what the model `scripted` does")
+
+    @cached_property
+    def templates(self) -> tuple[Template | None, Template]:
+        """Of system and prompt. Raises BadTemplate."""
+        system = None if self.system is None else Template.parse(self.system)
+        return system, Template.parse(self.prompt)
+
+
+class LlmNode:
+    name = "llm"
+    title = "Asks a language model once."
+    config = LlmConfig
+    example: ClassVar[dict[str, Any]] = {
+        "model": "gpt-4",
+        "prompt": "Review this {{ input.language }} code:\n{{ input.code_snippet }}",
+        "max_tokens": 1000,
+    }
+    source_fields = frozenset({"prompt", "system", "response_schema"})
+
+    def __init__(self, models: Models, sandbox: Sandbox):
+        self._models = models
+        self._sandbox = sandbox
+
+    def check(self, config: LlmConfig, models: Models) -> list[Problem]:
+        problems = [*_text_problems("prompt", config.prompt), *_text_problems("system", config.system or "")]
+        if "{{" not in config.model and (reason := models.check(config.model)):
+            problems.insert(0, Problem("model", reason))
+        problems += _schema_problems(config.response_schema)
+        problems += _image_problems(config.images)
+        return problems + _script_problems(config)
+
+    def branches(self, config: LlmConfig) -> None:
+        return None
+
+    def references(self, config: LlmConfig) -> list[Reference]:
+        fields = zip(("system", "prompt"), config.templates, strict=True)
+        return [Reference(field, path) for field, text in fields if text for path in text.references()]
+
+    async def run(self, config: LlmConfig, call: Call) -> Outcome:
+        """Output: the text, or what `response_schema` made of it. Raises ProviderError, RateLimitError."""
+        if problems := _image_problems(config.images):
+            raise NodeError(problems[0].reason, {"field": f"config.{problems[0].field}"})
+        model, name = self._models.chat(config.model)
+        request = _request(name, config, call)
+        call.admit_cost(self._models.cost(config.model, _worst_case(request)))
+        answer = await _collect(model.stream(request), call)
+        use = ModelUse(config.model, answer.tokens, self._models.cost(config.model, answer.tokens))
+        return Outcome(await self._output(config, answer), uses=(use,))
+
+    async def _output(self, config: LlmConfig, answer: "_Answer") -> Any:
+        if config.response_schema is None:
+            return answer.text
+        try:
+            value = orjson.loads(answer.text)
+            await self._sandbox.run("schema", config.response_schema, value)
+        except orjson.JSONDecodeError:
+            raise ProviderError("The model's answer is no JSON", None, None, True) from None
+        except NodeError as exc:
+            reason = f"The model's answer does not fit response_schema: {exc.message}"
+            raise ProviderError(reason, None, None, True) from None
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    text: str
+    tokens: Tokens
+
+
+async def _collect(stream: Any, call: Call) -> _Answer:
+    parts: list[str] = []
+    async with aclosing(stream) as items:
+        async for item in items:
+            match item:
+                case TextDelta(text):
+                    parts.append(text)
+                    call.token(text)
+                case Finish(reason, tokens):
+                    if reason != "stop":
+                        call.log("warning", f"The model ended early: {reason}")
+                    return _Answer("".join(parts), tokens)
+    raise ProviderError("The model's answer broke off", None, None, True)
+
+
+def _request(name: str, config: LlmConfig, call: Call) -> ChatRequest:
+    return ChatRequest(
+        model=name,
+        messages=tuple(_messages(config, call.context)),
+        idempotency_key=call.idempotency_key,
+        temperature=config.temperature,
+        max_tokens=_least(config.max_tokens or DEFAULT_MAX_TOKENS, call.output_tokens_left()),
+        response_schema=config.response_schema,
+        script=config.script or {},
+    )
+
+
+def _least(wanted: int, left: int | None) -> int:
+    return wanted if left is None else min(wanted, left)
+
+
+def _messages(config: LlmConfig, context: Context) -> list[Message]:
+    system, prompt = config.templates
+    text = prompt.text(context)
+    if not prompt.references() and context["input"] is not None:
+        text += f"\n\n{orjson.dumps(context['input']).decode()}"
+    asked = Message("user", text, tuple(config.images))
+    return [asked] if system is None else [Message("system", system.text(context)), asked]
+
+
+def _worst_case(request: ChatRequest) -> Tokens:
+    """A token is rarely less than two bytes."""
+    size = sum(len(message.content.encode()) for message in request.messages)
+    images = sum(len(message.images) for message in request.messages)
+    return Tokens(size // 2 + 64 + images * IMAGE_TOKENS, request.max_tokens or DEFAULT_MAX_TOKENS)
+
+
+def _text_problems(field: str, text: str) -> list[Problem]:
+    try:
+        paths = Template.parse(text).references()
+    except BadTemplate as exc:
+        return [Problem(field, reason) for reason in exc.reasons]
+    return [Problem(field, "a model must not be told a secret") for path in paths if path.root == "secrets"]
+
+
+def _image_problems(images: list[str]) -> list[Problem]:
+    return [
+        Problem(f"images[{index}]", "must begin with https:// or data:image/")
+        for index, image in enumerate(images)
+        if not image.startswith((*IMAGE_SCHEMES, "{{"))
+    ]
+
+
+def _schema_problems(schema: dict[str, Any] | None) -> list[Problem]:
+    if schema is None:
+        return []
+    from jsonschema import Draft202012Validator
+    from jsonschema.exceptions import SchemaError
+
+    if len(orjson.dumps(schema)) > MAX_SCHEMA:
+        return [Problem("response_schema", f"is larger than {MAX_SCHEMA >> 10} KB")]
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as exc:
+        where = "response_schema"
+        for step in exc.absolute_path:
+            where = join(where, step)
+        return [Problem(where, "is no valid JSON Schema")]
+    return []
+
+
+def _script_problems(config: LlmConfig) -> list[Problem]:
+    if config.script is None:
+        return []
+    if config.model != SCRIPTED:
+        return [Problem("script", "only the model 'scripted' has a script")]
+    return [Problem(join("script", one.field), one.reason) for one in schema_problems(Script, config.script)]

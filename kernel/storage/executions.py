@@ -1,0 +1,197 @@
+"""Executions in Redis: the record, the journal of nodes and the stream of events, and their indices.
+
+Every change is one script: `execution_create`, `execution_commit` (all that a runner writes, the end
+included), `execution_cancel`, `execution_delete`.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kernel.errors import Conflict, NotFound, RateLimitError
+from kernel.paging import Page, PageQuery
+from kernel.storage import keys
+from kernel.storage.store import Store
+from kernel.storage.wire import Argument
+
+PRIORITY = {"high": 0, "normal": 1, "low": 2}
+CancelState = Literal["cancelled", "cancelling", "completed", "failed", "timed_out"]
+
+
+@dataclass(frozen=True, slots=True)
+class Creation:
+    """What `create` writes. `agent_id` is empty for an inline flow; `slots` None is no limit."""
+
+    workspace_id: str
+    execution_id: str
+    agent_id: str
+    expected_version: str
+    spec: bytes
+    priority: Literal["high", "normal", "low"]
+    now_ms: int
+    first_event: bytes
+    slots: int | None = None
+    reply_to: str = ""
+    idempotency_record: str = ""
+    labels: tuple[str, ...] = ()
+    journal: Mapping[str, bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredExecution:
+    """Record and journal as they are kept: fields as bytes, nodes as JSON."""
+
+    record: dict[str, bytes]
+    nodes: dict[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """`facts` are record fields: output, tokens, tokens_used, cost, error."""
+
+    status: Literal["completed", "failed", "cancelled", "timed_out"]
+    facts: Mapping[str, Argument]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    seq: int
+    body: bytes
+
+
+class AgentChanged(Exception):
+    """The agent has another current version than the caller read."""
+
+    def __init__(self, version: str):
+        super().__init__(version)
+        self.version = version
+
+
+class ExecutionStore:
+    def __init__(self, store: Store):
+        self._store = store
+
+    async def create(self, new: Creation) -> None:
+        """Raises NotFound, Conflict (inactive), RateLimitError (no slot), AgentChanged, Unavailable (full)."""
+        answer = await self._store.run("execution_create", new.workspace_id, *_create_arguments(new))
+        state = answer[0]
+        if state == b"ok":
+            return
+        if state == b"version":
+            raise AgentChanged(answer[1].decode())
+        raise _refusal(state, new.slots)
+
+    async def commit(
+        self,
+        workspace_id: str,
+        execution_id: str,
+        epoch: int,
+        seq: int,
+        now_ms: int,
+        events: Sequence[bytes],
+        nodes: Mapping[str, bytes],
+        ending: Ending | None = None,
+    ) -> bool:
+        """Journals in one step. False: the lease is not the caller's any more, nothing was written."""
+        args: list[Argument] = [workspace_id, execution_id, epoch, seq, now_ms, len(events), *events, len(nodes)]
+        for node, record in nodes.items():
+            args += (node, record)
+        args.append(ending.status if ending else "")
+        for name, value in ending.facts.items() if ending else ():
+            args += (name, value)
+        return bool(await self._store.run("execution_commit", workspace_id, *args))
+
+    async def read(self, workspace_id: str, execution_id: str) -> StoredExecution | None:
+        record, nodes = await asyncio.gather(
+            self._store.call("HGETALL", keys.key("execution", workspace_id, id=execution_id)),
+            self._store.call("HGETALL", keys.key("nodes", workspace_id, id=execution_id)),
+        )
+        return StoredExecution(_decoded(record), _decoded(nodes)) if record else None
+
+    async def status(self, workspace_id: str, execution_id: str) -> str | None:
+        status = await self._store.call("HGET", keys.key("execution", workspace_id, id=execution_id), "status")
+        return status.decode() if status else None
+
+    async def node(self, workspace_id: str, execution_id: str, node_id: str) -> bytes | None:
+        found: bytes | None = await self._store.call(
+            "HGET", keys.key("nodes", workspace_id, id=execution_id), node_id
+        )
+        return found
+
+    async def queue_position(self, workspace_id: str, execution_id: str) -> int | None:
+        """1 is next in its workspace; None when it is not queued."""
+        rank = await self._store.call("ZRANK", keys.key("queue", workspace_id), execution_id)
+        return None if rank is None else int(rank) + 1
+
+    async def events(self, workspace_id: str, execution_id: str, after: int, most: int = 500) -> list[StoredEvent]:
+        name = keys.key("events", workspace_id, id=execution_id)
+        rows = await self._store.call("XRANGE", name, f"{after + 1}-0", "+", "COUNT", most)
+        return [StoredEvent(int(seq.split(b"-")[0]), fields[1]) for seq, fields in rows]
+
+    async def cancel(self, workspace_id: str, execution_id: str, now_ms: int, event: bytes) -> CancelState:
+        """The state it is in now. Raises NotFound."""
+        answer = await self._store.run("execution_cancel", workspace_id, workspace_id, execution_id, now_ms, event)
+        if answer[0] == b"gone":
+            raise NotFound
+        state: CancelState = answer[-1].decode()
+        return state
+
+    async def delete(self, workspace_id: str, execution_id: str, archived: bool = False) -> bool:
+        """False when there is none. Raises Conflict while it runs."""
+        answer = await self._store.run(
+            "execution_delete", workspace_id, workspace_id, execution_id, int(archived)
+        )
+        if answer[0] == b"running":
+            raise Conflict("The execution is still running: cancel it first", {"status": "running"})
+        return bool(answer[0] == b"ok")
+
+    async def page(
+        self, workspace_id: str, filters: Mapping[str, str], low: str, high: str, query: PageQuery
+    ) -> Page[dict[str, str]]:
+        """Rows of record fields. filters: agent, status, label; low and high: lexical bounds of ids."""
+        flat = [part for pair in filters.items() for part in pair]
+        total, *rows = await self._store.run(
+            "execution_page",
+            workspace_id,
+            *(workspace_id, low, high, query.before or "", query.offset, query.limit, *flat),
+        )
+        items = [_row(row) for row in rows[: query.limit]]
+        return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
+
+    async def ended_before(self, shard: int, moment_ms: int, most: int) -> list[tuple[str, str]]:
+        """Oldest ended executions of a shard, as (workspace, execution)."""
+        rows = await self._store.call(
+            "ZRANGEBYSCORE", keys.shard_key("ended", shard), "-inf", f"({moment_ms}", "LIMIT", 0, most
+        )
+        return [tuple(row.decode().split(" ", 1)) for row in rows]
+
+
+def _create_arguments(new: Creation) -> list[Argument]:
+    journal = [part for pair in (new.journal or {}).items() for part in pair]
+    return [
+        *(new.workspace_id, new.execution_id, new.agent_id, new.expected_version, new.spec),
+        *(PRIORITY[new.priority], new.now_ms, -1 if new.slots is None else new.slots, new.reply_to),
+        *(new.first_event, new.idempotency_record, len(new.labels), *new.labels, *journal),
+    ]
+
+
+def _refusal(state: bytes, slots: int | None) -> Exception:
+    if state == b"gone":
+        return NotFound("Agent not found")
+    if state == b"inactive":
+        return Conflict("The agent is inactive: set its status to active first", {"status": "inactive"})
+    return RateLimitError(
+        f"All {slots} concurrent executions of the plan are in use", {"limit": "concurrent", "max": slots}, 1.0
+    )
+
+
+def _decoded(flat: list[bytes]) -> dict[str, bytes]:
+    return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+
+
+ROW = ("id", "agent", "status", "phase", "created_at", "started_at", "completed_at", "labels", "tokens_used", "cost")
+
+
+def _row(row: Sequence[Any]) -> dict[str, str]:
+    return {name: value.decode() for name, value in zip(ROW, row, strict=True) if value is not None}

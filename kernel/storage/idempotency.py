@@ -1,0 +1,122 @@
+"""Repeated requests: the first answer to an `Idempotency-Key`, kept for 24 h in its workspace.
+
+Stored: `idempotency` (hash): fingerprint, state (pending | done), owner, until (ms; a pending mark older than
+this may be taken over), resource (what the work created, written by the creating script itself), and the
+answer: status, headers, body, sealed. An answer that carries a secret is sealed under the caller's own key,
+which the store does not hold.
+"""
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import Any
+
+import orjson
+
+from kernel.clock import Clock
+from kernel.errors import Conflict
+from kernel.ids import new_id
+from kernel.storage import keys
+from kernel.storage.store import Store
+
+KEEP_MS = 86_400_000
+GRACE_MS = 10_000
+"""A request that is silent this long after its own time limit is taken for lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class IdempotencyRef:
+    """A claim on one key. A creating script writes `resource` into the hash `key` in its own atomic step.
+
+    `resource` is set when an earlier try created something and was lost before it could answer.
+    """
+
+    key: str
+    workspace_id: str
+    owner: str
+    resource: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An HTTP answer as it was first given."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+
+class Idempotency:
+    def __init__(self, store: Store, clock: Clock):
+        self._store, self._clock = store, clock
+
+    async def begin(
+        self, workspace_id: str, key: str, fingerprint: str, takes_ms: int, secret: str
+    ) -> IdempotencyRef | Answer:
+        """The claim to do the work, or the answer that was given before.
+
+        Raises Conflict when the key was used for another request, or when the first is still in progress
+        (`retryable`). `takes_ms` is how long the work may take; `secret` opens a sealed answer.
+        """
+        name = keys.key("idempotency", workspace_id, id=sha256(key.encode()).hexdigest())
+        owner, now = new_id("req"), self._clock.now_ms()
+        found = await self._store.run(
+            "idempotency_begin", workspace_id, name, fingerprint, owner, now, now + takes_ms + GRACE_MS, KEEP_MS
+        )
+        match found[0]:
+            case b"mine":
+                resource = found[1].decode() or None
+                return IdempotencyRef(name, workspace_id, owner, resource)
+            case b"done":
+                return _opened(found[1:], secret)
+            case b"pending":
+                raise Conflict(
+                    "A request with this Idempotency-Key is still in progress",
+                    {"reason": "idempotency_in_progress"},
+                    1.0,
+                    True,
+                )
+        raise Conflict("This Idempotency-Key was used for another request", {"reason": "idempotency_mismatch"})
+
+    async def finish(self, ref: IdempotencyRef, answer: Answer, secret: str | None = None) -> None:
+        """Keeps the answer; under `secret` when one is given."""
+        body = answer.body if secret is None else _seal(answer.body, secret)
+        headers, sealed = orjson.dumps(answer.headers), int(secret is not None)
+        await self._end(ref, answer.status, headers, body, sealed)
+
+    async def abandon(self, ref: IdempotencyRef) -> None:
+        """Gives the claim up: nothing was done, or what was created is left for the next try to find."""
+        await self._end(ref, "", "", "", 0)
+
+    async def _end(self, ref: IdempotencyRef, *answer: str | int | bytes) -> None:
+        await self._store.run("idempotency_end", ref.workspace_id, ref.key, ref.owner, KEEP_MS, *answer)
+
+
+def _opened(fields: list[Any], secret: str) -> Answer:
+    status, headers, body, sealed = fields
+    if sealed == b"1":
+        body = _unseal(body, secret)
+    return Answer(int(status), orjson.loads(headers), body)
+
+
+def _cipher(secret: str) -> Any:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    return AESGCM(sha256(b"idempotency\0" + secret.encode()).digest())
+
+
+def _seal(body: bytes, secret: str) -> bytes:
+    from os import urandom
+
+    nonce = urandom(12)
+    return nonce + bytes(_cipher(secret).encrypt(nonce, body, None))
+
+
+def _unseal(body: bytes, secret: str) -> bytes:
+    from cryptography.exceptions import InvalidTag
+
+    try:
+        return bytes(_cipher(secret).decrypt(body[:12], body[12:], None))
+    except InvalidTag:
+        raise Conflict(
+            "This Idempotency-Key was used with another API key", {"reason": "idempotency_mismatch"}
+        ) from None

@@ -1,0 +1,115 @@
+"""Every key in Redis, by name. Python and Lua both read this table, so a pattern stands in one place.
+
+Keys of a workspace live in one of 16 shards, `cx1:{sNN}:…`: the hash tag keeps a workspace, its queue
+included, on one node of a Redis Cluster, so one script is atomic there too. `cx1` is the version of the layout.
+"""
+
+import re
+import zlib
+from functools import lru_cache
+
+LAYOUT = "cx1"
+SHARDS = 16
+
+SHARD_KEYS = {
+    # queue
+    "wake": "wake",  # list: one token when there is work; runners block on it
+    "ring": "ring",  # zset of workspaces with work, by the tick they were last served
+    "tick": "tick",  # counter behind the ring's scores
+    "queue": "{ws}:queue",  # zset of execution ids, by priority and arrival
+    "leases": "leases",  # zset of runner ids, by the moment their lease ends
+    "held": "held:{runner}",  # set of `<ws> <execution>` that a runner holds
+    # executions
+    "execution": "{ws}:exec:{id}",  # hash: the record
+    "nodes": "{ws}:exec:{id}:nodes",  # hash: the journal, node id -> its record as JSON
+    "events": "{ws}:exec:{id}:events",  # stream: `<seq>-1`, field e = event as JSON
+    "executions": "{ws}:execs",  # zset of all ids, score 0, so by id and so by time
+    "executions_by": "{ws}:execs:{field}:{value}",  # the same, for agent, status and label
+    "active": "{ws}:active",  # set of executions that hold a concurrency slot
+    "ended": "ended",  # zset of `<ws> <execution>`, by the moment they ended: what may be archived
+    "archived": "{ws}:archived",  # hash: counts of archived executions, by `field:value`
+    "erased": "{ws}:erased",  # set of archived executions that were deleted since
+    # agents
+    "agent": "{ws}:agent:{id}",  # hash: version (the current one), status, revision, item as JSON
+    "agent_versions": "{ws}:agent:{id}:versions",  # hash: version -> document as JSON; outlives the agent a while
+    "agent_history": "{ws}:agent:{id}:history",  # list: what each version is, as JSON, newest first
+    "agent_stats": "{ws}:agent:{id}:stats",  # hash: executions, completed, failed, timed_out, streak
+    "agents": "{ws}:agents",  # zset of all ids, score 0
+    "agents_by": "{ws}:agents:{field}:{value}",  # the same, for status, tag and prefix (of a word)
+    "agents_turn": "{ws}:agents:turn",  # counter of changes to these sets: how old a counted total is
+    # requests
+    "idempotency": "{ws}:idem:{id}",  # hash: fingerprint, state, answer; lives 24 h
+    # access
+    "workspace": "{ws}:workspace",  # hash: name, plan, status, created_at
+    "workspace_keys": "{ws}:keys",  # zset of key ids, score 0
+    "members": "{ws}:members",  # hash: user id -> role
+    "key": "key:{id}",  # hash: an API key; its id is made to fall in its workspace's shard
+    "user": "user:{id}",  # hash: a user
+    "user_workspaces": "user:{id}:workspaces",  # zset of workspace ids, score 0
+    "owner": "owner",  # string, in shard 0 alone: the user who owns the installation
+}
+
+GLOBAL_KEYS = {
+    "layout": "layout",  # string: how many migrations have run
+    "calls": "calls:{{{id}}}",  # counter of the scripted model's calls, by idempotency key
+    "ticket": "ticket:{{{id}}}",  # string: what a stream ticket opens; lives 30 s
+}
+
+CHANNELS = {
+    "stream": "{ws}:stream:{id}",  # events of one execution as they are written
+    "replies": "replies:{id}",  # executions that ended, to the API replica that waits for them
+    "orders": "orders:{runner}",  # executions to cancel, to the runner that holds them
+    "revoked": "revoked",  # ids of API keys that changed, to every replica
+}
+
+
+@lru_cache(maxsize=65_536)
+def shard_of(workspace_id: str) -> int:
+    return zlib.crc32(workspace_id.encode()) % SHARDS
+
+
+def prefix(shard: int) -> str:
+    return f"{LAYOUT}:{{s{shard:02}}}"
+
+
+PREFIXES = tuple(prefix(shard) for shard in range(SHARDS))
+
+
+def prefix_of(workspace_id: str) -> str:
+    return PREFIXES[shard_of(workspace_id)]
+
+
+def key(name: str, workspace_id: str, **parts: str) -> str:
+    """The key `name` of a workspace."""
+    return f"{prefix_of(workspace_id)}:{SHARD_KEYS[name].format(ws=workspace_id, **parts)}"
+
+
+def shard_key(name: str, shard: int, **parts: str) -> str:
+    """A key that a whole shard shares."""
+    return f"{PREFIXES[shard]}:{SHARD_KEYS[name].format(**parts)}"
+
+
+def global_key(name: str, **parts: str) -> str:
+    return f"{LAYOUT}:{GLOBAL_KEYS[name].format(**parts)}"
+
+
+def channel(name: str, workspace_id: str = "", **parts: str) -> str:
+    return f"{LAYOUT}:{CHANNELS[name].format(ws=workspace_id, **parts)}"
+
+
+def lua_functions() -> str:
+    """`K.execution(ws, id)` and so on for scripts, over the prefix they get as KEYS[1]; `C.…` for channels."""
+    keys = [_lua("K", name, f"KEYS[1]..':{pattern}'") for name, pattern in SHARD_KEYS.items()]
+    channels = [_lua("C", name, f"'{LAYOUT}:{pattern}'") for name, pattern in CHANNELS.items()]
+    return "local K, C = {}, {}\n" + "\n".join(keys + channels) + "\n"
+
+
+def _lua(table: str, name: str, expression: str) -> str:
+    names = re.findall(r"{(\w+)}", expression)
+    body = re.sub(r"{(\w+)}", r"'..\1..'", expression).replace("..''", "")
+    return f"function {table}.{name}({', '.join(names)}) return {body} end"
+
+
+def shard_of_key(name: str) -> int:
+    """The shard that a key of ours belongs to."""
+    return int(name[len(LAYOUT) + 3 : len(LAYOUT) + 5])

@@ -1,0 +1,3 @@
+-- A workspace and its owner. ARGV: workspace, name, plan, now, user.
+redis.call('HSET', K.workspace(ARGV[1]), 'name', ARGV[2], 'plan', ARGV[3], 'status', 'active', 'created_at', ARGV[4])
+redis.call('HSET', K.members(ARGV[1]), ARGV[5], 'owner')

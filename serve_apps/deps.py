@@ -1,0 +1,101 @@
+"""What a route is given: who calls, with what right, and the kernel to work with.
+
+A route names the scope it needs as `Annotated[Caller, needs("agents:read")]`; `authorize` is where that is held.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, cast
+
+from fastapi import Depends, Path, Query, Security
+from fastapi.security import SecurityScopes
+from pydantic import BeforeValidator
+from pydantic_core import PydanticCustomError
+from starlette.requests import HTTPConnection
+
+from kernel.access.principal import Principal
+from kernel.assembly import Kernel
+from kernel.ids import Prefix
+from kernel.paging import PageQuery
+from kernel.storage.idempotency import IdempotencyRef
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """One authorised request. `idempotency` is its claim on an `Idempotency-Key`, when it sent one."""
+
+    who: Principal
+    kernel: Kernel
+    connection: HTTPConnection
+
+    @property
+    def workspace_id(self) -> str:
+        return self.who.workspace_id
+
+    @property
+    def idempotency(self) -> IdempotencyRef | None:
+        return cast(IdempotencyRef | None, self.connection.scope.get("idempotency"))
+
+    @property
+    def record(self) -> str:
+        """The key where a creating script notes what it created; empty for none."""
+        return self.idempotency.key if self.idempotency else ""
+
+    @property
+    def created_before(self) -> str | None:
+        """What an earlier, lost try of this same request had created."""
+        return self.idempotency.resource if self.idempotency else None
+
+
+def authorize(connection: HTTPConnection, scopes: Iterable[str]) -> Principal:
+    """Who calls. Raises AuthorizationError when the key lacks one of the scopes."""
+    who: Principal = connection.scope["principal"]
+    for scope in scopes:
+        who.require(scope)
+    return who
+
+
+async def caller(connection: HTTPConnection, scopes: SecurityScopes) -> Caller:
+    return Caller(authorize(connection, scopes.scopes), connection.app.state.kernel, connection)
+
+
+def needs(*scopes: str) -> Any:
+    """The marker that a route takes a caller with these scopes; none: any valid key."""
+    return Security(caller, scopes=list(scopes))
+
+
+def _whole(text: object) -> object:
+    if isinstance(text, str) and not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise PydanticCustomError("int_parsing", "Must be a whole number")
+    return text
+
+
+Whole = BeforeValidator(_whole)
+Text = Annotated[str, Query(min_length=1, max_length=256)]
+
+
+@dataclass(frozen=True, slots=True)
+class Paging:
+    page: int
+    limit: int
+    cursor: str | None
+
+    def of(self, prefix: Prefix) -> PageQuery:
+        return PageQuery.of(self.page, self.limit, self.cursor, prefix)
+
+
+async def paging(
+    page: Annotated[int, Whole, Query(ge=1, le=100_000_000, description="Page number, 1-based.")] = 1,
+    limit: Annotated[int, Whole, Query(ge=1, le=100, description="Items of a page.")] = 20,
+    cursor: Annotated[
+        str | None, Query(min_length=1, max_length=128, description="`next_cursor` of the page before; `page` is ignored.")
+    ] = None,
+) -> Paging:
+    return Paging(page, limit, cursor)
+
+
+paged = Depends(paging)
+
+
+AgentId = Annotated[str, Path(description="An agent's id.", examples=["agent_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
+ExecutionId = Annotated[str, Path(description="An execution's id.", examples=["exec_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]

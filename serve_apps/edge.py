@@ -1,0 +1,74 @@
+"""The outermost layer: names the request, brings its path to one form, and answers for whatever is raised inside."""
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kernel.ids import new_id
+from serve_apps.errors import respond
+from serve_apps.logging import REQUEST_ID
+
+log = structlog.get_logger()
+
+SANE_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+STARTS = ("http.response.start", "websocket.http.response.start", "websocket.accept")
+
+
+def request_id(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """The caller's id when it is sane and sent once, else a new one."""
+    given = [value for name, value in headers if name == b"x-request-id"]
+    if len(given) == 1 and SANE_ID.fullmatch(given[0]):
+        return given[0].decode()
+    return new_id("req")
+
+
+class Edge:
+    def __init__(self, app: ASGIApp):
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        name = request_id(scope["headers"])
+        REQUEST_ID.set(name)
+        tagged = _Tagged(send, name, scope.get("method") == "HEAD")
+        scope = canonical(scope) | {"request_id": name}
+        try:
+            await self._app(scope, receive, tagged)
+        except Exception as error:
+            if tagged.status:
+                log.error("broken off", path=scope["path"], exc_info=error)
+                raise
+            await respond(scope, error)(scope, receive, tagged)
+        log.debug("request", method=scope.get("method", "WS"), path=scope["path"], status=tagged.status)
+
+
+def canonical(scope: Scope) -> dict[str, Any]:
+    """`/api/v1/…` is `/v1/…`; HEAD is GET whose body is not sent."""
+    changed = dict(scope)
+    if scope["path"].startswith("/api/v1/"):
+        changed["path"] = scope["path"][4:]
+        changed["raw_path"] = scope.get("raw_path", b"")[4:]
+    if scope.get("method") == "HEAD":
+        changed["method"] = "GET"
+    return changed
+
+
+class _Tagged:
+    """`send` that puts the request id on the answer and keeps its status."""
+
+    def __init__(self, send: Send, name: str, without_body: bool):
+        self._send, self._header, self._without_body = send, (b"x-request-id", name.encode()), without_body
+        self.status = 0
+
+    async def __call__(self, message: Message) -> None:
+        kind = message["type"]
+        if kind in STARTS:
+            self.status = message.get("status", 101)
+            message["headers"] = [*message.get("headers", ()), self._header]
+        elif self._without_body and kind == "http.response.body":
+            message = {**message, "body": b""}
+        await self._send(message)

@@ -1,0 +1,40 @@
+"""Log lines as JSON, each with the id of the request it belongs to. Bodies, headers and keys are never logged."""
+
+import logging
+import sys
+from collections.abc import MutableMapping
+from contextvars import ContextVar
+from typing import Any
+
+import orjson
+import structlog
+
+REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+
+Line = MutableMapping[str, Any]
+
+
+def configure(level: str) -> None:
+    """Sets up the process's log: JSON lines on standard error, from `level` (such as `INFO`) on."""
+    structlog.configure(
+        processors=[
+            _with_request_id,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(serializer=_dumps),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _with_request_id(logger: Any, method: str, line: Line) -> Line:
+    if request_id := REQUEST_ID.get():
+        line["request_id"] = request_id
+    return line
+
+
+def _dumps(line: Line, **options: Any) -> str:
+    return orjson.dumps(line, default=str).decode()

@@ -1,0 +1,140 @@
+"""The OpenAPI 3.1 document: FastAPI's, with every answer that a route can give and what it needs to be called."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from kernel.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    CodexError,
+    Conflict,
+    InternalError,
+    NotFound,
+    PayloadTooLarge,
+    RateLimitError,
+    Unavailable,
+    UnsupportedMediaType,
+    ValidationError,
+)
+from serve_apps.routing import Route
+from serve_apps.shapes import ErrorAnswer
+
+TITLE, VERSION = "CodexOS API", "v1"
+DESCRIPTION = "Runs AI agents durably and streams what they do. Every route is also served under `/api/v1`."
+
+ERRORS: dict[type[CodexError], str] = {
+    AuthenticationError: "The key is missing, malformed, unknown, expired or revoked.",
+    AuthorizationError: "The key lacks the scope, or is restricted.",
+    NotFound: "There is no such resource in this workspace.",
+    Conflict: "The state does not allow it, the ETag is stale, or the Idempotency-Key belongs to another request.",
+    PayloadTooLarge: "The body is too large.",
+    UnsupportedMediaType: "The body is not application/json.",
+    ValidationError: "Something in path, query or body is wrong; `details.errors` lists all of it.",
+    RateLimitError: "A limit was reached; `details.limit` says which.",
+    InternalError: "A bug on our side; it is logged under the request id.",
+    Unavailable: "The store is away, full or starting; try again after `Retry-After` seconds.",
+}
+BY_STATUS = {error.status: error for error in ERRORS}
+
+PARAMETERS = {
+    "IdempotencyKey": ("Idempotency-Key", "Makes the request safe to repeat for 24 h.", {"minLength": 1, "maxLength": 255}),
+    "IfNoneMatch": ("If-None-Match", "An ETag: 304 when nothing has changed.", {}),
+    "IfMatch": ("If-Match", "An ETag: refused with CONFLICT when the resource has changed since.", {}),
+}
+
+
+def gives(status: int, model: type[BaseModel], description: str) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: what it answers when all is well."""
+    return {status: {"model": model, "description": description}}
+
+
+def fails(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For a route's `responses`: errors beyond those that every route of its kind can give."""
+    return {status: {"description": ERRORS[BY_STATUS[status]]} for status in statuses}
+
+
+def document(app: FastAPI, routes: Iterable[Route]) -> dict[str, Any]:
+    listed = [route for route in routes if route.include_in_schema]
+    made = get_openapi(title=TITLE, version=VERSION, description=DESCRIPTION, routes=listed)
+    made["servers"] = [{"url": "/"}]
+    for route in listed:
+        for method in route.methods:
+            _complete(made["paths"][route.path_format][method.lower()], route, method)
+    _share(made["components"])
+    return made
+
+
+def _complete(operation: dict[str, Any], route: Route, method: str) -> None:
+    """Adds security, header parameters and error answers to one operation."""
+    if route.scopes is not None:
+        operation["security"] = [{"bearer": []}]
+        operation["x-scopes"] = route.scopes
+    parameters = operation.setdefault("parameters", [])
+    for name in _headers(method, guarded=route.scopes is not None):
+        parameters.append({"$ref": f"#/components/parameters/{name}"})
+    answers = operation["responses"]
+    for status in {*_usual(route, method), *(int(s) for s in answers if int(s) >= 400)}:
+        answers[str(status)] = {"$ref": f"#/components/responses/{BY_STATUS[status].__name__}"}
+    if method == "GET" and "200" in answers and route.scopes is not None:
+        answers.setdefault("304", {"description": "Unchanged since `If-None-Match`."})
+    for status, answer in answers.items():
+        if int(status) < 400:
+            answer["headers"] = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+    operation["responses"] = dict(sorted(answers.items()))
+
+
+def _headers(method: str, guarded: bool) -> Iterator[str]:
+    if not guarded:
+        return
+    if method == "POST":
+        yield "IdempotencyKey"
+    elif method == "GET":
+        yield "IfNoneMatch"
+    else:
+        yield "IfMatch"
+
+
+def _usual(route: Route, method: str) -> Iterator[int]:
+    yield from (422, 500, 503)
+    if route.scopes is not None:
+        yield from (401, 403, 429)
+    if "{" in route.path:
+        yield 404
+    if method != "GET":
+        yield 409
+    if method in ("POST", "PATCH", "PUT"):
+        yield from (413, 415)
+
+
+def _share(components: dict[str, Any]) -> None:
+    schemas = components["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        schemas.pop(name, None)
+    model = ErrorAnswer.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas.update(model.pop("$defs"))
+    schemas["ErrorAnswer"] = model
+    components["securitySchemes"] = {
+        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `cxk_<env>_<id>_<secret>`."}
+    }
+    components["headers"] = {
+        "X-Request-Id": {"description": "Names the request in logs and errors.", "schema": {"type": "string"}}
+    }
+    components["parameters"] = {
+        name: {"name": header, "in": "header", "required": False, "description": text, "schema": {"type": "string"} | extra}
+        for name, (header, text, extra) in PARAMETERS.items()
+    }
+    components["responses"] = {error.__name__: _failure(error, text) for error, text in ERRORS.items()}
+
+
+def _failure(error: type[CodexError], text: str) -> dict[str, Any]:
+    shown = error(text).body("req_01JZ8XJ4T2QK5V9W3M7N6P1R8S")
+    content = {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}, "example": {"error": shown}}
+    return {
+        "description": text,
+        "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}},
+        "content": {"application/json": content},
+    }

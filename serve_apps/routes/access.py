@@ -1,0 +1,93 @@
+"""Who the caller is, API keys and workspaces."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path
+from starlette.responses import Response
+
+from kernel.access.record import KeyCreate, KeyPatch, WorkspaceCreate
+from serve_apps import answers
+from serve_apps.deps import Caller, Paging, needs, paged
+from serve_apps.openapi import fails, gives
+from serve_apps.routing import Route
+from serve_apps.shapes import ApiKeyPage, ApiKeyShape, Me, NewApiKey, WorkspacePage, WorkspaceShape
+
+router = APIRouter(prefix="/v1", route_class=Route, tags=["access"])
+
+Anyone = Annotated[Caller, needs()]
+Admin = Annotated[Caller, needs("admin")]
+KeyId = Annotated[str, Path(description="An API key's id.", examples=["key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
+
+
+@router.get("/me", summary="Who am I", responses=gives(200, Me, "The user, workspace and key of this request."))
+async def me(caller: Anyone) -> Response:
+    """Works with any valid key."""
+    return answers.read(caller, await caller.kernel.access.me(caller.who))
+
+
+@router.get("/api-keys", summary="List API keys", responses=gives(200, ApiKeyPage, "A page, newest first."))
+async def index(caller: Admin, paging: Annotated[Paging, paged]) -> Response:
+    """The workspace's keys, without their secrets."""
+    query = paging.of("key")
+    return answers.listed(caller, "api_keys", await caller.kernel.access.keys.list(caller.who, query), query)
+
+
+@router.post(
+    "/api-keys", status_code=201, summary="Create an API key", responses=gives(201, NewApiKey, "The key, shown once.")
+)
+async def create(caller: Admin, order: KeyCreate) -> Response:
+    """A key may have no more rights than the one that makes it."""
+    issued = await caller.kernel.access.keys.create(caller.who, order)
+    return answers.created(issued.shown(), f"/v1/api-keys/{issued.key.id}", secret=True)
+
+
+@router.get("/api-keys/{key_id}", summary="Get an API key", responses=gives(200, ApiKeyShape, "The key."))
+async def get(caller: Admin, key_id: KeyId) -> Response:
+    """Without its secret."""
+    return answers.read(caller, await caller.kernel.access.keys.get(caller.who, key_id))
+
+
+@router.patch("/api-keys/{key_id}", summary="Change an API key", responses=gives(200, ApiKeyShape, "The key."))
+async def update(caller: Admin, key_id: KeyId, patch: KeyPatch) -> Response:
+    """An absent field stays."""
+    await _hold(caller, key_id)
+    return answers.done(await caller.kernel.access.keys.update(caller.who, key_id, patch))
+
+
+@router.delete(
+    "/api-keys/{key_id}",
+    status_code=204,
+    summary="Revoke an API key",
+    responses={204: {"description": "Revoked; every replica refuses it within a second."}} | fails(409),
+)
+async def revoke(caller: Admin, key_id: KeyId) -> Response:
+    """Streams that it opened are closed within 5 s."""
+    await _hold(caller, key_id)
+    await caller.kernel.access.keys.revoke(caller.who, key_id)
+    return answers.no_content()
+
+
+@router.get("/workspaces", summary="List workspaces", responses=gives(200, WorkspacePage, "A page, newest first."))
+async def workspaces(caller: Anyone, paging: Annotated[Paging, paged]) -> Response:
+    """Those of the user behind the key."""
+    query = paging.of("ws")
+    page = await caller.kernel.access.workspaces.list(caller.who, query)
+    return answers.listed(caller, "workspaces", page.map(lambda workspace: workspace.shown()), query)
+
+
+@router.post(
+    "/workspaces",
+    status_code=201,
+    summary="Create a workspace",
+    responses=gives(201, WorkspaceShape, "The workspace."),
+)
+async def create_workspace(caller: Admin, order: WorkspaceCreate) -> Response:
+    """Another plan than `free` is set by the owner of the installation only."""
+    made = await caller.kernel.access.workspaces.create(caller.who, order)
+    return answers.created(made.shown(), "/v1/workspaces")
+
+
+async def _hold(caller: Caller, key_id: str) -> None:
+    if answers.if_match(caller) is not None:
+        key = await caller.kernel.access.keys.get(caller.who, key_id)
+        answers.hold_match(caller, answers.etag_of(answers.encode(key)))

@@ -1,0 +1,127 @@
+"""A route that is strict before FastAPI looks: scope, query names, body, and `Idempotency-Key` on every POST."""
+
+from collections.abc import Callable, Coroutine, Iterator
+from hashlib import sha256
+from typing import Any
+from urllib.parse import parse_qsl
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+from starlette.requests import Request
+from starlette.responses import Response
+
+from kernel.errors import Problem, ValidationError
+from kernel.storage.idempotency import Answer
+from serve_apps import body
+from serve_apps.deps import authorize, caller
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+KEPT_HEADERS = ("content-type", "location", "etag", "cache-control")
+MAX_KEY = 255
+
+
+class Route(APIRoute):
+    @property
+    def regex(self) -> Any:
+        return self.path_regex
+
+    @property
+    def scopes(self) -> list[str] | None:
+        """What it needs of a key; None when no key is asked for."""
+        for part in _tree(self.dependant):
+            if part.call is caller:
+                return part.own_oauth_scopes or []
+        return None
+
+    def get_route_handler(self) -> Handler:
+        handle, scopes = super().get_route_handler(), self.scopes
+        known = frozenset(p.alias for part in _tree(self.dependant) for p in part.query_params)
+        writes, takes_body = bool(self.methods & {"POST", "PATCH", "PUT"}), self.body_field is not None
+
+        async def strict(request: Request) -> Response:
+            if scopes is not None:
+                authorize(request, scopes)
+            if request.scope["query_string"]:
+                check_query(request.scope["query_string"], known)
+            if writes:
+                await load_body(request, takes_body)
+                if request.method == "POST" and "idempotency-key" in request.headers:
+                    return await once(request, handle)
+            return await handle(request)
+
+        return strict
+
+
+def _tree(dependant: Dependant) -> Iterator[Dependant]:
+    yield dependant
+    for part in dependant.dependencies:
+        yield from _tree(part)
+
+
+def check_query(query: bytes, known: frozenset[str]) -> None:
+    """Raises ValidationError for a parameter that the route does not have, or that comes twice."""
+    try:
+        names = [name for name, _ in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")]
+    except ValueError:
+        raise ValidationError.at("query", "Must be UTF-8, percent-encoded") from None
+    problems = [Problem(name[:64], "Unknown query parameter") for name in names if name not in known]
+    problems += [Problem(name, "Given more than once") for name in known if names.count(name) > 1]
+    if problems:
+        raise ValidationError.of("Invalid query", problems)
+
+
+async def load_body(request: Request, wanted: bool) -> None:
+    """Reads and parses the body once; FastAPI finds both in the request."""
+    raw = await body.read(request, request.app.state.settings.api.max_body_mb * 1_000_000)
+    request._body = raw
+    if not wanted and not raw:
+        return
+    body.check_headers(request.headers)
+    value = body.parse(raw) if raw else None
+    if not isinstance(value, dict):
+        raise ValidationError.at("body", "Must be a JSON object")
+    if value and not wanted:
+        raise ValidationError.of("Invalid request", [Problem(name[:64], "Unknown field") for name in value])
+    request._json = value
+
+
+async def once(request: Request, handle: Handler) -> Response:
+    """Does the work of a POST unless the same request was answered before."""
+    memory, token = request.app.state.kernel.idempotency, request.scope["token"]
+    workspace = request.scope["principal"].workspace_id
+    claim = await memory.begin(workspace, _key(request), await fingerprint(request), _takes_ms(request), token)
+    if isinstance(claim, Answer):
+        return Response(claim.body, claim.status, claim.headers | {"idempotent-replayed": "true"})
+    request.scope["idempotency"] = claim
+    finished = False
+    try:
+        response = await handle(request)
+        kept = {name: response.headers[name] for name in KEPT_HEADERS if name in response.headers}
+        secret = token if kept.get("cache-control") == "no-store" else None
+        await memory.finish(claim, Answer(response.status_code, kept, bytes(response.body)), secret)
+        finished = True
+        return response
+    finally:
+        if not finished:
+            await memory.abandon(claim)
+
+
+async def fingerprint(request: Request) -> str:
+    """Two requests with the same one ask for the same thing."""
+    scope, hashed = request.scope, sha256()
+    for part in (request.method.encode(), scope["path"].encode(), scope["query_string"], await request.body()):
+        hashed.update(len(part).to_bytes(8, "big") + part)
+    return hashed.hexdigest()
+
+
+def _key(request: Request) -> str:
+    keys = request.headers.getlist("idempotency-key")
+    if len(keys) != 1 or not 1 <= len(keys[0]) <= MAX_KEY or not (keys[0].isascii() and keys[0].isprintable()):
+        raise ValidationError.at("Idempotency-Key", f"Must be 1 to {MAX_KEY} printable ASCII characters")
+    return keys[0]
+
+
+def _takes_ms(request: Request) -> int:
+    wait = request.query_params.get("wait", "0")
+    return min(int(wait), 60) * 1000 if wait.isascii() and wait.isdigit() else 0

