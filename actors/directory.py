@@ -42,8 +42,14 @@ def connect() -> None:
 def start() -> None:
     """Starts the supervisor and with it the runners. Returns when a runner is ready for work."""
     connect()
-    supervisor = _start(SupervisorHost, SUPERVISOR)
+    supervisor = _start(SupervisorHost, SUPERVISOR, RayFleet())
     ray.get(supervisor.ready.remote())
+
+
+def here() -> str:
+    """The id of the cluster node that this process runs on."""
+    node_id: str = ray.get_runtime_context().get_node_id()
+    return node_id
 
 
 def _start(actor: type, name: str, *args: Any, **options: Any) -> ActorHandle:
@@ -60,7 +66,7 @@ class RayFleet:
         )
 
     async def add(self, name: str) -> None:
-        runner = await asyncio.to_thread(_start, RunnerHost, name, name)
+        runner = await asyncio.to_thread(_start, RunnerHost, name, name, RemoteModel(), here)
         await _answer(runner.ready.remote())
 
     async def drain(self, name: str) -> None:

@@ -4,16 +4,22 @@ It holds no truth. Killed, its lease ends and others go on from the journal; sto
 """
 
 import asyncio
+import os
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
+from uuid import uuid4
 
 import structlog
 
 from configs.settings import Runner as RunnerSettings
+from configs.settings import Settings
+from kernel.assembly import Kernel
 from kernel.errors import Unavailable
 from kernel.executions.performer import LOST_PROBLEM, Performer, Stop, lost_event
+from kernel.models.seam import ChatModel
 from kernel.storage import keys
 from kernel.storage.queue import Claim, QueueStore
 from kernel.storage.store import Store
@@ -137,3 +143,42 @@ class Runner:
         """An order lost on the way is found again by the next renewal."""
         if message is not None and (held := self.held.get(message.decode())):
             held.stop.cancel()
+
+
+class RunnerHost:
+    """The actor around a runner: it opens the kernel, serves, and ends its process if serving ever ends.
+
+    model: the local model as this cluster offers it. place: tells the id of the cluster node it runs on.
+    """
+
+    async def __init__(self, name: str, model: ChatModel, place: Callable[[], str]):
+        settings = Settings()
+        self._opened = Kernel.opened(settings, local=model, name=name)
+        kernel = await self._opened.__aenter__()
+        self._runner = Runner(
+            f"{name}-{uuid4().hex[:8]}",
+            *(kernel.store, kernel.queue, kernel.performer(place()), kernel.subscriptions, settings.runner),
+        )
+        self._serving = serve_or_exit(self._runner.serve())
+
+    async def ready(self) -> str:
+        return self._runner.name
+
+    async def drain(self) -> None:
+        await self._runner.drain()
+
+    async def load(self) -> int:
+        return self._runner.load()
+
+
+def serve_or_exit(serving: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+    """Runs an actor's loop for as long as the process lives; Ray starts another process when it ends."""
+
+    def leave(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled():
+            log.error("actor's loop ended", error=repr(task.exception()))
+            os._exit(1)
+
+    task = asyncio.create_task(serving)
+    task.add_done_callback(leave)
+    return task

@@ -9,7 +9,9 @@ from typing import Protocol
 
 import structlog
 
+from actors.runner import serve_or_exit
 from configs.settings import Settings
+from kernel.assembly import Kernel
 from kernel.clock import Clock
 from kernel.errors import CodexError
 from kernel.executions.archivist import Archivist
@@ -102,3 +104,18 @@ def _free_name(names: list[str]) -> str:
     while f"runner-{number}" in names:
         number += 1
     return f"runner-{number}"
+
+
+class SupervisorHost:
+    """The actor around the supervisor. `fleet` is how it reaches the runners."""
+
+    async def __init__(self, fleet: Fleet):
+        settings = Settings()
+        self._opened = Kernel.opened(settings, name="supervisor")
+        kernel = await self._opened.__aenter__()
+        supervisor = Supervisor(settings, kernel.queue, fleet, kernel.archivist, kernel.clock)
+        await supervisor.size()
+        self._serving = serve_or_exit(supervisor.serve())
+
+    async def ready(self) -> None:
+        """Answers once a runner takes work."""

@@ -47,7 +47,9 @@ def python() -> Finding:
     facts = ".".join(map(str, sys.version_info[:3]))
     if have == PYTHON:
         return Finding("python", facts)
-    return Finding("python", facts, f"Python {facts} is not 3.11", "remove .venv and run `make up PYTHON=python3.11`")
+    return Finding(
+        "python", facts, f"Python {facts} is not 3.11", "remove .venv and run `make up PYTHON=python3.11`"
+    )
 
 
 def disk(folder: Path) -> Finding:

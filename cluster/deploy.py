@@ -37,7 +37,9 @@ def main(gcs_port: int) -> None:
 def _size() -> str:
     total = ray.cluster_resources()
     release = ".".join(ray.__version__.split(".")[:2])
-    return f"ray {release}, {len(ray.nodes())} node, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    return (
+        f"ray {release}, {len(ray.nodes())} node, {total.get('CPU', 0):g} CPUs, {total.get('GPU', 0):g} GPUs"
+    )
 
 
 def say(step: str, facts: str) -> None:

@@ -39,10 +39,15 @@ SERVE = {
     "RAY_SERVE_PROXY_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
     "RAY_SERVE_HAPROXY_METRICS_ENABLED": "0",
-    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "1s",
+    # Also the time a check may take: a busy replica must not pass for a dead one.
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_FALL": "3",
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "60",
     # Longer than the pings on open streams and the longest `?wait`.
     "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "90",
+    "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": "90",
+    # A header larger than the buffer is refused before there is a request, in HAProxy's own words.
+    "RAY_SERVE_HAPROXY_TUNE_BUFSIZE": "65536",
 }
 
 

@@ -123,13 +123,17 @@ class Keeper:
         self._save()
 
     async def _begin(self, part: Part, earlier: dict[str, PartRecord]) -> None:
+        """A fresh head is told of once the application has joined it and knows its size."""
         began = time.monotonic()
         adopted = part.name in earlier and await part.adopt(earlier[part.name])
         facts = "still running" if adopted else await part.start()
-        self._report(part.name, facts, time.monotonic() - began)
+        if adopted or part is not self.ray:
+            self._report(part.name, facts, time.monotonic() - began)
         self._save()
 
-    async def _keep(self, part: Part, died: Callable[[], Awaitable[None]], restart: Callable[[], Awaitable[None]]) -> None:
+    async def _keep(
+        self, part: Part, died: Callable[[], Awaitable[None]], restart: Callable[[], Awaitable[None]]
+    ) -> None:
         backoff = Backoff()
         while True:
             await died()
@@ -140,7 +144,9 @@ class Keeper:
             self.restarting.discard(part.name)
             self._save()
 
-    async def _until_restarted(self, part: Part, backoff: Backoff, restart: Callable[[], Awaitable[None]]) -> None:
+    async def _until_restarted(
+        self, part: Part, backoff: Backoff, restart: Callable[[], Awaitable[None]]
+    ) -> None:
         while True:
             delay = backoff.next()
             _log(f"{part.name} died, starting it again in {delay:g} s")

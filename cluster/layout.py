@@ -101,7 +101,9 @@ class Home:
         folder.mkdir(mode=0o700, exist_ok=True)
         facts = folder.lstat()
         if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-            raise Refused(f"{folder} belongs to somebody else", "remove it, or set TMPDIR to a folder of yours")
+            raise Refused(
+                f"{folder} belongs to somebody else", "remove it, or set TMPDIR to a folder of yours"
+            )
         folder.chmod(0o700)
 
     def read_connection(self) -> Connection | None:

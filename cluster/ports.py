@@ -41,7 +41,14 @@ def choose(api: int, kept: Ports | None) -> Ports:
     """Ports for one start: those of the last one where they are still free."""
     offers = _offers()
     wanted = kept or Ports(
-        api=api, valkey=6390, milvus=19540, gcs=6391, agent=6392, proxy=6393, proxy_metrics=6394, replicas=30_000
+        api=api,
+        valkey=6390,
+        milvus=19540,
+        gcs=6391,
+        agent=6392,
+        proxy=6393,
+        proxy_metrics=6394,
+        replicas=30_000,
     )
     chosen: dict[str, int] = {"api": api}
     for name, port in wanted.model_dump(exclude={"api", "replicas"}).items():

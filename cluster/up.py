@@ -5,12 +5,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from cluster import checks, demo, owner, printing
 from cluster.environment import resolved
 from cluster.failure import Refused
 from cluster.layout import ROOT, Connection, Home
-from cluster.processes import Process, alive, in_session, remember, send, stop, wait_gone
+from cluster.parts.application import proxy_of
+from cluster.processes import Process, alive, in_session, send, stop, wait_gone
 from cluster.state import State, boot_id, forget_steps, read_state, read_steps
 from configs.settings import Settings
 
@@ -36,14 +38,15 @@ def _already(home: Home, state: State) -> None:
 
 
 def _start(home: Home) -> None:
+    state = read_state(home)
+    if state and state.keeper_alive():
+        return _follow(home, lambda: not state.keeper_alive())
     child = _launch_keeper(home)
-    process = remember(child.pid)
     try:
-        _follow(home, child)
+        _follow(home, lambda: child.poll() is not None)
     except KeyboardInterrupt:
         printing.line("  stopping what was started …")
-        if process:
-            send(process, signal.SIGTERM)
+        child.terminate()
         child.wait()
         raise
     except Refused:
@@ -64,11 +67,11 @@ def _launch_keeper(home: Home) -> "subprocess.Popen[bytes]":
         )
 
 
-def _follow(home: Home, child: "subprocess.Popen[bytes]") -> None:
+def _follow(home: Home, ended: Callable[[], bool]) -> None:
     """Print the keeper's steps as they come, until all parts serve."""
     seen = 0
     while True:
-        ended = child.poll() is not None
+        over = ended()
         for step in read_steps(home, after=seen):
             seen += 1
             if step.kind == "ready":
@@ -76,7 +79,7 @@ def _follow(home: Home, child: "subprocess.Popen[bytes]") -> None:
             if step.kind == "failed":
                 raise Refused(step.facts, step.remedy)
             printing.step(step.name, step.facts, step.seconds)
-        if ended:
+        if over:
             raise Refused("the keeper ended", f"see {home.logs / 'keeper.log'}")
         time.sleep(0.1)
 
@@ -126,7 +129,9 @@ def _stop_left(home: Home) -> None:
     state = read_state(home)
     if state is None or state.boot != boot_id():
         return
-    for name in ("api", "cluster", "vectors", "store"):
+    proxy = proxy_of(home)
+    asyncio.run(stop([proxy] if proxy else [], 1))
+    for name in ("cluster", "vectors", "store"):
         asyncio.run(stop(_of_part(state, name), STOP_S if name == "store" else 5))
 
 

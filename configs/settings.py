@@ -24,8 +24,15 @@ class Store(Topic):
     min_free_mb: int = Field(256, ge=0, description="free disk below which new work is refused")
 
 
+class Vectors(Topic):
+    url: str = Field("http://127.0.0.1:19540", description="Milvus ≥ 2.5, the vector store")
+
+
 class Api(Topic):
     host: str = Field("127.0.0.1", description="address the API listens on")
+    hosts: tuple[str, ...] = Field(
+        (), description="names the API answers to beside loopback ones; on another address, none means any"
+    )
     replicas: int = Field(2, ge=1, description="API replicas")
     max_body_mb: int = Field(8, ge=1, description="largest JSON body; more is 413")
     cors_origins: tuple[str, ...] = Field((), description="origins that browsers may call from; none by default")
@@ -44,7 +51,8 @@ class Runner(Topic):
 class Retention(Topic):
     after_s: int = Field(86_400, ge=0, description="ended executions older than this move to Parquet")
     every_s: float = Field(30.0, gt=0, description="time between two archiving rounds")
-    batch: int = Field(2_000, ge=1, description="executions one round moves at most")
+    batch: int = Field(2_000, ge=1, description="executions one Parquet file holds at most")
+    gather_s: int = Field(3_600, ge=0, description="how long a small batch may wait to become a larger file")
 
 
 class Settings(BaseSettings):
@@ -65,6 +73,7 @@ class Settings(BaseSettings):
     )
     log_level: str = Field("INFO", description="lowest level written to the logs")
     store: Store = Store()
+    vectors: Vectors = Vectors()
     api: Api = Api()
     runner: Runner = Runner()
     retention: Retention = Retention()

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
+from starlette.routing import Route
 from starlette.types import Scope
 
 from kernel.errors import (
@@ -87,9 +88,9 @@ def headers(scope: Scope, error: CodexError) -> dict[str, str]:
 def allowed(scope: Scope) -> list[str]:
     """Every method that some route takes at this path."""
     found: set[str] = set()
-    for route in scope["app"].state.routes:
-        if route.regex.match(scope["path"]):
-            found |= route.methods
+    for route in scope["app"].routes:
+        if isinstance(route, Route) and route.path_regex.match(scope["path"]):
+            found |= route.methods or set()
     return sorted(found | {"HEAD"} if "GET" in found else found)
 
 

@@ -1,9 +1,10 @@
 """The OpenAPI 3.1 document: FastAPI's, with every answer that a route can give and what it needs to be called."""
 
 from collections.abc import Iterable, Iterator
+from functools import cached_property
 from typing import Any
 
-from fastapi import FastAPI
+import orjson
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
@@ -13,6 +14,7 @@ from kernel.errors import (
     CodexError,
     Conflict,
     InternalError,
+    MethodNotAllowed,
     NotFound,
     PayloadTooLarge,
     RateLimitError,
@@ -38,6 +40,9 @@ ERRORS: dict[type[CodexError], str] = {
     InternalError: "A bug on our side; it is logged under the request id.",
     Unavailable: "The store is away, full or starting; try again after `Retry-After` seconds.",
 }
+UNROUTED: dict[type[CodexError], str] = {
+    MethodNotAllowed: "The route does not take this method; `Allow` lists those that it takes.",
+}
 BY_STATUS = {error.status: error for error in ERRORS}
 
 PARAMETERS = {
@@ -57,8 +62,22 @@ def fails(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"description": ERRORS[BY_STATUS[status]]} for status in statuses}
 
 
-def document(app: FastAPI, routes: Iterable[Route]) -> dict[str, Any]:
-    listed = [route for route in routes if route.include_in_schema]
+class Document:
+    """The document of these routes, made when it is first asked for."""
+
+    def __init__(self, routes: Iterable[Any]):
+        self._routes = [route for route in routes if isinstance(route, Route)]
+
+    @cached_property
+    def value(self) -> dict[str, Any]:
+        return _document(self._routes)
+
+    @cached_property
+    def text(self) -> bytes:
+        return orjson.dumps(self.value)
+
+
+def _document(listed: list[Route]) -> dict[str, Any]:
     made = get_openapi(title=TITLE, version=VERSION, description=DESCRIPTION, routes=listed)
     made["servers"] = [{"url": "/"}]
     for route in listed:
@@ -79,7 +98,7 @@ def _complete(operation: dict[str, Any], route: Route, method: str) -> None:
     answers = operation["responses"]
     for status in {*_usual(route, method), *(int(s) for s in answers if int(s) >= 400)}:
         answers[str(status)] = {"$ref": f"#/components/responses/{BY_STATUS[status].__name__}"}
-    if method == "GET" and "200" in answers and route.scopes is not None:
+    if method == "GET" and route.scopes is not None and "application/json" in answers.get("200", {}).get("content", ()):
         answers.setdefault("304", {"description": "Unchanged since `If-None-Match`."})
     for status, answer in answers.items():
         if int(status) < 400:

@@ -23,10 +23,6 @@ MAX_KEY = 255
 
 class Route(APIRoute):
     @property
-    def regex(self) -> Any:
-        return self.path_regex
-
-    @property
     def scopes(self) -> list[str] | None:
         """What it needs of a key; None when no key is asked for."""
         for part in _tree(self.dependant):

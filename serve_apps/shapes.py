@@ -80,6 +80,37 @@ class AgentPage(PageShape):
     agents: list[AgentItem]
 
 
+class AgentVersion(BaseModel):
+    model_config = _shape()
+
+    id: str = Field(examples=[AGENT])
+    name: str
+    description: str
+    flow: dict[str, Any]
+    metadata: AgentMetadata
+    created_at: Time
+
+
+class VersionItem(BaseModel):
+    version: str = Field(examples=["1.2.0"])
+    created_at: Time
+    author: str
+
+
+class AgentVersionPage(PageShape):
+    versions: list[VersionItem]
+
+
+class Defect(BaseModel):
+    field: str = Field(examples=["flow.nodes[0].config.model"])
+    reason: str = Field(examples=["Model 'gpt-5' is not supported"])
+
+
+class Verdict(BaseModel):
+    valid: bool
+    errors: list[Defect]
+
+
 class Links(BaseModel):
     self: str = Field(examples=[f"/v1/executions/{EXECUTION}"])
     stream: str
@@ -238,7 +269,7 @@ class WorkspacePage(PageShape):
 class NodeTypeShape(BaseModel):
     name: str = Field(examples=["template"])
     title: str
-    config_schema: dict[str, Any] = Field(description="JSON Schema of `config`")
+    config_schema: dict[str, Any] = Field(alias="schema", description="JSON Schema of `config`")
     example: dict[str, Any]
 
 

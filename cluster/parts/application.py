@@ -17,7 +17,7 @@ from typing import Any
 
 from cluster.backoff import Backoff
 from cluster.failure import Refused
-from cluster.layout import ROOT
+from cluster.layout import ROOT, Home
 from cluster.parts.contract import Site, package_folder
 from cluster.parts.daemon import spawn
 from cluster.parts.ray_head import RayHead
@@ -42,16 +42,17 @@ class Application:
         self._stopgap: subprocess.Popen[bytes] | None = None
 
     async def start(self) -> str:
+        """Reports the steps on the way; returns the facts of the last."""
         self._write_launcher()
-        began, facts = time.monotonic(), "deployed"
+        began, facts = self.ray.began, "deployed"
         async for event in self._deploy():
-            now = time.monotonic()
             if event["step"] == self.name:
                 facts = event["facts"]
             else:
-                self.report(event["step"], event["facts"], now - began)
+                self.report(event["step"], event["facts"], time.monotonic() - began)
         if not await self._ready(READY_S):
-            raise Refused(f"{self._url}/readyz does not answer 200", f"see {self._log} and {self.site.home.logs}/ray")
+            logs = self.site.home.logs
+            raise Refused(f"{self._url}/readyz does not answer 200", f"see {self._log} and {logs}/ray")
         return facts
 
     async def adopt(self, record: PartRecord) -> bool:
@@ -78,17 +79,13 @@ class Application:
             self._stopgap.wait()
 
     def proxy(self) -> Process | None:
-        """HAProxy of now: each reload starts a new one, and its launcher notes the pid."""
-        file = self.site.home.run / "haproxy.pid"
-        process = remember(int(file.read_text())) if file.exists() else None
-        if process and str(self.site.home.sockets) in title(process.pid) and alive(process):
-            return process
-        return None
+        return proxy_of(self.site.home)
 
     def record(self) -> PartRecord:
         proxy = self.proxy()
         return PartRecord(
-            state=PartState.RUNNING if proxy else PartState.STOPPED, processes={"haproxy": proxy} if proxy else {}
+            state=PartState.RUNNING if proxy else PartState.STOPPED,
+            processes={"haproxy": proxy} if proxy else {},
         )
 
     @property
@@ -173,7 +170,16 @@ class Application:
     def _hosts(self) -> tuple[str, ...]:
         """Host names to answer to: a page that rebinds its name to loopback must not reach the API."""
         api = self.site.settings.api
-        return ("localhost", LOOPBACK, "::1", *api.hosts) if api.host == LOOPBACK or api.hosts else ()
+        return ("localhost", LOOPBACK, "[::1]", *api.hosts) if api.host == LOOPBACK or api.hosts else ()
+
+
+def proxy_of(home: Home) -> Process | None:
+    """HAProxy of now: each reload starts a new one, and its launcher notes the pid."""
+    file = home.run / "haproxy.pid"
+    process = remember(int(file.read_text())) if file.exists() else None
+    if process and str(home.sockets) in title(process.pid) and alive(process):
+        return process
+    return None
 
 
 async def _get(port: int, path: str) -> int | None:

@@ -6,11 +6,11 @@ asked for; nothing here uses it, so it is stopped at once (80 MB).
 """
 
 import asyncio
-import importlib.metadata
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from cluster.failure import Refused
@@ -34,8 +34,10 @@ class RayHead:
         self.site = site
         self.session: Process | None = None
         self.processes: dict[str, Process] = {}
+        self.began = 0.0
 
     async def start(self) -> str:
+        self.began = time.monotonic()
         shutil.rmtree(self._folder, ignore_errors=True)
         log = self.site.home.logs / "ray-start.log"
         child = spawn(self._command(), self.site, log)
@@ -49,7 +51,7 @@ class RayHead:
         for member in self.members():
             if API_SERVER in title(member.process.pid):
                 send(member.process, signal.SIGTERM)
-        return f"ray {'.'.join(importlib.metadata.version('ray').split('.')[:2])}, {LOOPBACK}:{self.site.ports.gcs}"
+        return f"{LOOPBACK}:{self.site.ports.gcs}"
 
     async def adopt(self, record: PartRecord) -> bool:
         self.session, self.processes = record.session, dict(record.processes)

@@ -34,7 +34,6 @@ class Access:
         self._authentication = Authentication(self._store, clock, pepper)
         self.authenticate = self._authentication.authenticate
         self.principal = self._authentication.principal
-        self.principal = self._authentication.principal
         self.keys = ApiKeys(self._store, clock, pepper, self._authentication.forget)
         self.workspaces = Workspaces(self._store, clock, plans, self._authentication.forget)
 

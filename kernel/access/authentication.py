@@ -65,7 +65,7 @@ class Authentication:
         return seen.principal
 
     async def principal(self, key_id: str) -> Principal:
-        """Who a key belongs to that was checked before, for what it opened. Raises AuthenticationError once void."""
+        """Of a key that has proved itself before. Raises AuthenticationError once it opens nothing."""
         seen = self._cached(key_id) or await self._ask(key_id)
         if not seen.holds(self._clock.now_ms()) or seen.principal is None:
             raise AuthenticationError()

@@ -8,13 +8,12 @@ from kernel.access.principal import Principal
 from kernel.access.record import ApiKey, KeyCreate, KeyPatch
 from kernel.access.secret import keyed_hash, new_token
 from kernel.clock import Clock
-from kernel.errors import AuthorizationError, Conflict, NotFound, ValidationError
+from kernel.errors import AuthorizationError, NotFound, ValidationError
 from kernel.ids import is_id
 from kernel.paging import Page, PageQuery
 from kernel.storage.access import AccessStore, NewKey, StoredKey, id_in
 from kernel.storage.keys import shard_of
 
-TRIES = 5
 _UNKNOWN = "API key not found"
 
 
@@ -71,7 +70,7 @@ class ApiKeys:
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
 
     async def update(self, who: Principal, key_id: str, patch: KeyPatch) -> dict[str, Any]:
-        for _ in range(TRIES):
+        while True:
             stored, key = await self._read(who, key_id)
             changed = key.model_copy(update={name: getattr(patch, name) for name in patch.model_fields_set})
             self._check_grant(who, key)
@@ -81,7 +80,6 @@ class ApiKeys:
             if await self._store.change_key(key_id, stored.record, changed.model_dump_json()):
                 self._changed(key_id)
                 return changed.shown(stored.used_ms)
-        raise Conflict("The key is being changed by others", retryable=True)
 
     async def revoke(self, who: Principal, key_id: str) -> None:
         """Here it is refused from now on, on every other replica within a second."""

@@ -96,9 +96,6 @@ class ApiKey(Body):
     agents: list[str] | None = None
     collections: list[str] | None = None
 
-    def expired(self, now_ms: int) -> bool:
-        return self.expires_at is not None and self.expires_at <= now_ms
-
     def shown(self, used_ms: int = 0) -> dict[str, Any]:
         """As the API answers it. `used_ms` 0 is never."""
         return {

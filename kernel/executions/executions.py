@@ -14,12 +14,14 @@ from kernel.agents.flow import Flow
 from kernel.clock import Clock, rfc3339
 from kernel.errors import Conflict, NotFound, PayloadTooLarge, Problem, ValidationError
 from kernel.executions.events import ExecutionCancelled, ExecutionStarted
+from kernel.executions.lookup import Lookup
 from kernel.executions.order import ExecutionFilter, Order, Spec, Started
 from kernel.executions.record import NodeRecord, parse_nodes, shown, shown_node, shown_row
 from kernel.executions.watch import StreamEvent, Watch
 from kernel.ids import first_id_at, is_id, new_id
 from kernel.metering.plans import Plan
 from kernel.paging import Page, PageQuery
+from kernel.storage.archive import Archive
 from kernel.storage.executions import AgentChanged, Creation, ExecutionStore, StoredExecution
 from kernel.storage.objects import ObjectStore
 
@@ -30,6 +32,8 @@ AGENTS_KEPT = 2000
 @dataclass(frozen=True, slots=True)
 class Executions:
     store: ExecutionStore
+    lookup: Lookup
+    archive: Archive
     agents: Agents
     objects: ObjectStore
     watch: Watch
@@ -113,9 +117,8 @@ class Executions:
     ) -> Page[dict[str, Any]]:
         pairs = {"agent": wanted.agent_id, "status": wanted.status, "label": wanted.label}
         filters = {field: value for field, value in pairs.items() if value is not None}
-        low = "[" + first_id_at("exec", wanted.started_after) if wanted.started_after is not None else "-"
-        high = "(" + first_id_at("exec", wanted.started_before) if wanted.started_before is not None else "+"
-        page = await self.store.page(workspace_id, filters, low, high, query)
+        low, high = _bound(wanted.started_after), _bound(wanted.started_before)
+        page = await self.lookup.page(workspace_id, filters, low, high, query)
         return Page([shown_row(row) for row in page.items], page.total, page.last_id, page.more)
 
     async def node(self, workspace_id: str, execution_id: str, node_id: str) -> dict[str, Any]:
@@ -146,9 +149,7 @@ class Executions:
 
     async def status(self, workspace_id: str, execution_id: str) -> str:
         """Raises NotFound."""
-        status = None
-        if is_id("exec", execution_id):
-            status = await self.store.status(workspace_id, execution_id)
+        status = await self.lookup.status(workspace_id, execution_id)
         if status is None:
             raise NotFound("Execution not found")
         return status
@@ -159,6 +160,7 @@ class Executions:
         now = self.clock.now_ms()
         event = ExecutionCancelled(timestamp=rfc3339(now)).encode()
         state = await self.store.cancel(workspace_id, execution_id, now, event)
+        state = state or await self.status(workspace_id, execution_id)
         if state not in ("cancelled", "cancelling"):
             raise Conflict(f"The execution has ended already: {state}", {"status": state})
         running = {"status": "running", "phase": "cancelling"}
@@ -167,7 +169,10 @@ class Executions:
     async def delete(self, workspace_id: str, execution_id: str) -> None:
         """Raises NotFound, Conflict while it runs."""
         await self.status(workspace_id, execution_id)
-        await self.store.delete(workspace_id, execution_id)
+        if not await self.store.delete(workspace_id, execution_id):
+            archived = await self.archive.find(workspace_id, execution_id)
+            if archived is not None:
+                await self.archive.erase(workspace_id, archived)
         await self.objects.delete_folder(f"executions/{workspace_id}/{execution_id}")
 
     async def _create(
@@ -231,7 +236,7 @@ class Executions:
         return version
 
     async def _stored(self, workspace_id: str, execution_id: str) -> StoredExecution:
-        stored = await self.store.read(workspace_id, execution_id) if is_id("exec", execution_id) else None
+        stored = await self.lookup.stored(workspace_id, execution_id)
         if stored is None:
             raise NotFound("Execution not found")
         return stored
@@ -253,6 +258,10 @@ class Executions:
                 update["output_ref"] = await self.objects.put(f"executions/{workspace_id}/{new}/{node_id}", data)
             kept[node_id] = record.model_copy(update=update).encode()
         return kept
+
+
+def _bound(moment_ms: int | None) -> str:
+    return "" if moment_ms is None else first_id_at("exec", moment_ms)
 
 
 def _check_input(schema: Mapping[str, Any], value: Any) -> None:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 from kernel.errors import CodexError
 from kernel.executions.events import is_terminal, with_seq
+from kernel.executions.lookup import Lookup
 from kernel.storage import keys
-from kernel.storage.executions import ExecutionStore, StoredEvent
+from kernel.storage.executions import StoredEvent
 from kernel.storage.subscriptions import Subscriptions
 
 MOST_EVENTS = 1000
@@ -70,8 +71,8 @@ class Feed:
 class Watch:
     """One for each process that serves callers. `address` is where ends are announced to it."""
 
-    def __init__(self, store: ExecutionStore, subscriptions: Subscriptions, address: str):
-        self._store, self._subscriptions, self.address = store, subscriptions, address
+    def __init__(self, lookup: Lookup, subscriptions: Subscriptions, address: str):
+        self._lookup, self._subscriptions, self.address = lookup, subscriptions, address
         self._expected: dict[str, asyncio.Future[None]] = {}
         self._listening: asyncio.Task[None] | None = None
 
@@ -115,7 +116,7 @@ class Watch:
                     last = event.seq
                     if event.terminal:
                         return
-                if await self._store.status(workspace_id, execution_id) != "running":
+                if await self._lookup.status(workspace_id, execution_id) != "running":
                     async for event in self._replay(workspace_id, execution_id, last):
                         yield event
                     return
@@ -128,7 +129,7 @@ class Watch:
             self._subscriptions.unlisten(channel, feed.push)
 
     async def _replay(self, workspace_id: str, execution_id: str, last: int) -> AsyncGenerator[StreamEvent]:
-        while batch := await self._store.events(workspace_id, execution_id, last):
+        while batch := await self._lookup.events(workspace_id, execution_id, last):
             for event in batch:
                 yield _shown(event)
             last = batch[-1].seq
@@ -148,7 +149,7 @@ class Watch:
         try:
             await future
         except ConnectionError:
-            return await self._store.status(workspace_id, execution_id) == "running"
+            return await self._lookup.status(workspace_id, execution_id) == "running"
         return False
 
     def _reply(self, message: bytes | None) -> None:

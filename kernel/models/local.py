@@ -35,9 +35,9 @@ SAMPLING = {
     "top_p": 0.9,
     "repeat_penalty": 1.05,
     "repeat_last_n": 256,
-    "max_tokens": 1024,
+    "max_tokens": 512,
 }
-SEED = {"seed": 1}
+SEED = {"seed": 3}
 SYSTEM = Message("system", "You are a helpful assistant.")
 
 Chunks = asyncio.Queue[dict[str, Any] | None]

@@ -33,6 +33,8 @@ FIRST_BACKOFF_S = 0.5
 MAX_RETRY_AFTER_S = 60.0
 MAX_ERROR_BODY = 64_000
 DRAIN_S = 0.05
+TIMEOUT = httpx2.Timeout(None, connect=5.0, write=30.0, pool=5.0)
+"""Of the client; silence is timed by `Patience`."""
 
 _AGAIN = frozenset({Kind.LIMITED, Kind.FAULT})
 _BLAMED = frozenset({Kind.FAULT, Kind.TIMEOUT, Kind.MALFORMED})

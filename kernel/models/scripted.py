@@ -1,7 +1,7 @@
 """The model `scripted`: says what its script says, fails when told to. For tests, demos and load.
 
-Every call is counted under its idempotency key, whoever makes it: so a script's failures are spent once even if
-the runner that met them died, and a test can see that no call was made twice. Owns no state itself.
+Every call is counted under its idempotency key, whoever makes it: so a script's failures are spent once even
+if the runner that met them died, and a test can see that no call was made twice. Owns no state itself.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable
 from functools import partial
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic import ValidationError as SchemaError
 
 from kernel.errors import ProviderError
@@ -20,6 +20,7 @@ from kernel.models.seam import ChatRequest, Finish, TextDelta, Tokens
 from kernel.models.sse import Patience
 
 Failure = Literal["429", "500", "hang", "cut", "garbage"]
+GivenFailure = Annotated[Failure, BeforeValidator(lambda given: str(given) if given in (429, 500) else given)]
 MAX_PIECES = 100_000
 
 
@@ -36,9 +37,9 @@ class Script(_Part):
     """What one node's calls do. Each field has a default: an empty script echoes the last user message.
 
     `tokens` says how the reply is streamed: a list is the pieces themselves (and the reply is all of them), a
-    number is how many pieces the reply is cut into, or how many are made up when there is no reply. Absent, it
-    is streamed word by word. What is reported as output tokens is `usage.output`, else that number, else the
-    number of pieces.
+    number is how many pieces the reply is cut into, or how many are made up when there is no reply. Absent,
+    it is streamed word by word. What is reported as output tokens is `usage.output`, else that number, else
+    the number of pieces.
     """
 
     reply: str | None = Field(None, max_length=1_000_000, description="the whole answer")
@@ -50,7 +51,7 @@ class Script(_Part):
     delay_ms: int = Field(0, ge=0, le=600_000, description="wait before the first piece")
     token_delay_ms: int = Field(0, ge=0, le=60_000, description="wait before each further piece")
     usage: ScriptedUsage | None = Field(None, description="token counts to report")
-    fail: list[Failure] = Field(
+    fail: list[GivenFailure] = Field(
         default_factory=list, max_length=100, description="what the first calls do instead of answering"
     )
 
@@ -110,7 +111,9 @@ _FAILURES: dict[Failure, Callable[[], ProviderError]] = {
     "500": partial(failure, Kind.FAULT, "scripted", "Provider 'scripted' answered 500: scripted"),
     "hang": partial(failure, Kind.TIMEOUT, "scripted", "Provider 'scripted' did not answer in time"),
     "cut": partial(failure, Kind.FAULT, "scripted", "Provider 'scripted' broke off its answer"),
-    "garbage": partial(failure, Kind.MALFORMED, "scripted", "Provider 'scripted' sent something that is no answer"),
+    "garbage": partial(
+        failure, Kind.MALFORMED, "scripted", "Provider 'scripted' sent something that is no answer"
+    ),
 }
 
 

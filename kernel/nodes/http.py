@@ -50,6 +50,7 @@ def header_value(value: str) -> str:
 
 
 Status = Annotated[int, Field(ge=100, le=599)]
+Statuses = Annotated[list[Status], Field(min_length=1, max_length=100)]
 StatusClass = Annotated[str, Field(pattern=r"^[1-5]xx$")]
 
 
@@ -61,7 +62,7 @@ class HttpConfig(Part):
     ] = Field(default_factory=dict, max_length=64)
     body: Any = Field(None, description="text goes as it is, any other value as JSON")
     timeout_ms: int = Field(10_000, ge=1, le=120_000)
-    expect: list[Status] | StatusClass = Field("2xx", description="statuses that are no failure")
+    expect: Statuses | StatusClass = Field("2xx", description="statuses that are no failure")
 
     def expects(self, status: int) -> bool:
         if isinstance(self.expect, str):

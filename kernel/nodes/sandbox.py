@@ -93,7 +93,7 @@ class Sandbox:
         return answer["value"]
 
     async def _answer(self, language: str, question: bytes) -> dict[str, Any]:
-        worker = self._idle.pop() if self._idle else await self._started()
+        worker = self._waiting() or await self._started()
         healthy = False
         try:
             async with asyncio.timeout(self._time_cap_s):
@@ -109,6 +109,15 @@ class Sandbox:
                 self._idle.append(worker)
             else:
                 worker.kill()
+
+    def _waiting(self) -> Worker | None:
+        """An idle worker, if one still lives."""
+        while self._idle:
+            worker = self._idle.pop()
+            if worker.process.poll() is None:
+                return worker
+            worker.kill()
+        return None
 
     async def _started(self) -> Worker:
         worker = await Worker.start()

@@ -7,7 +7,7 @@ sandbox. Both write strings as they are and all else as compact JSON, and neithe
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, ClassVar, TypeVar
 
 from pydantic import Field
@@ -23,6 +23,8 @@ from kernel.nodes.reads import Reads, unknown_variables
 from kernel.nodes.sandbox import Sandbox
 
 MAX_TEMPLATE = 65_536
+SHALLOW = 2_000
+"""Characters whose deepest nesting fits any stack."""
 DEEP_STACK = 128 * 2**20
 BUILT_IN = frozenset({"range", "dict", "namespace", "super"})
 
@@ -46,7 +48,7 @@ class TemplateConfig(Part):
 
     @cached_property
     def reads(self) -> Reads:
-        return _reads(on_deep_stack(lambda: _paths(self.template)))
+        return _reads(_with_stack(self.template, _paths))
 
 
 class TemplateNode:
@@ -65,7 +67,7 @@ class TemplateNode:
         if config.plain is not None:
             roots = {path.root for path in config.plain.references()}
             return [Problem("template", reason) for reason in unknown_variables(roots)]
-        if reason := on_deep_stack(lambda: _syntax(config.template)):
+        if reason := _with_stack(config.template, _syntax):
             return [Problem("template", reason)]
         return [Problem("template", reason) for reason in unknown_variables(config.reads.variables)]
 
@@ -84,32 +86,39 @@ class TemplateNode:
         return Outcome(await self._sandbox.run("template", config.template, context))
 
 
-def on_deep_stack(work: Callable[[], T]) -> T:
-    """Runs it in a thread with a deep stack.
+def _with_stack(template: str, work: Callable[[str], T]) -> T:
+    """Runs it in a thread with a deep stack if the template is long.
 
     The compiler of templates recurses once for each operator: 64 KB of `-` overflow the usual 8 MB, and that
     ends the process.
     """
+    if len(template) <= SHALLOW:
+        return work(template)
     usual = threading.stack_size(DEEP_STACK)
     try:
         with ThreadPoolExecutor(1) as thread:
-            return thread.submit(work).result()
+            return thread.submit(work, template).result()
     finally:
         threading.stack_size(usual)
+
+
+@lru_cache(1)
+def _environment() -> Any:
+    return template_environment()
 
 
 def _syntax(template: str) -> str | None:
     import minijinja
 
     try:
-        template_environment().add_template("template", template)
+        _environment().add_template("template", template)
     except minijinja.TemplateError as exc:
         return template_reason(exc)
     return None
 
 
 def _paths(template: str) -> set[str]:
-    found: set[str] = template_environment().undeclared_variables_in_str(template, nested=True)
+    found: set[str] = _environment().undeclared_variables_in_str(template, nested=True)
     return found
 
 

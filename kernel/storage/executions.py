@@ -16,7 +16,6 @@ from kernel.storage.store import Store
 from kernel.storage.wire import Argument
 
 PRIORITY = {"high": 0, "normal": 1, "low": 2}
-CancelState = Literal["cancelled", "cancelling", "completed", "failed", "timed_out"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,13 +128,11 @@ class ExecutionStore:
         rows = await self._store.call("XRANGE", name, f"{after + 1}-0", "+", "COUNT", most)
         return [StoredEvent(int(seq.split(b"-")[0]), fields[1]) for seq, fields in rows]
 
-    async def cancel(self, workspace_id: str, execution_id: str, now_ms: int, event: bytes) -> CancelState:
-        """The state it is in now. Raises NotFound."""
+    async def cancel(self, workspace_id: str, execution_id: str, now_ms: int, event: bytes) -> str | None:
+        """The state it is in now: `cancelling`, or its status if it has ended. None when it is not here."""
         answer = await self._store.run("execution_cancel", workspace_id, workspace_id, execution_id, now_ms, event)
-        if answer[0] == b"gone":
-            raise NotFound
-        state: CancelState = answer[-1].decode()
-        return state
+        state: str = answer[-1].decode()
+        return None if state == "gone" else state
 
     async def delete(self, workspace_id: str, execution_id: str, archived: bool = False) -> bool:
         """False when there is none. Raises Conflict while it runs."""

@@ -27,6 +27,7 @@ SHARD_KEYS = {
     "executions_by": "{ws}:execs:{field}:{value}",  # the same, for agent, status and label
     "active": "{ws}:active",  # set of executions that hold a concurrency slot
     "ended": "ended",  # zset of `<ws> <execution>`, by the moment they ended: what may be archived
+    "archive": "{ws}:archive",  # zset of Parquet files, as `<first id> <last id>`
     "archived": "{ws}:archived",  # hash: counts of archived executions, by `field:value`
     "erased": "{ws}:erased",  # set of archived executions that were deleted since
     # agents

@@ -1,11 +1,12 @@
 """Who the caller is, API keys and workspaces."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
 from starlette.responses import Response
 
 from kernel.access.record import KeyCreate, KeyPatch, WorkspaceCreate
+from kernel.paging import Page
 from serve_apps import answers
 from serve_apps.deps import Caller, Paging, needs, paged
 from serve_apps.openapi import fails, gives
@@ -33,7 +34,10 @@ async def index(caller: Admin, paging: Annotated[Paging, paged]) -> Response:
 
 
 @router.post(
-    "/api-keys", status_code=201, summary="Create an API key", responses=gives(201, NewApiKey, "The key, shown once.")
+    "/api-keys",
+    status_code=201,
+    summary="Create an API key",
+    responses=gives(201, NewApiKey, "The key, shown once.") | fails(404),
 )
 async def create(caller: Admin, order: KeyCreate) -> Response:
     """A key may have no more rights than the one that makes it."""
@@ -44,14 +48,16 @@ async def create(caller: Admin, order: KeyCreate) -> Response:
 @router.get("/api-keys/{key_id}", summary="Get an API key", responses=gives(200, ApiKeyShape, "The key."))
 async def get(caller: Admin, key_id: KeyId) -> Response:
     """Without its secret."""
-    return answers.read(caller, await caller.kernel.access.keys.get(caller.who, key_id))
+    key = await caller.kernel.access.keys.get(caller.who, key_id)
+    return answers.read(caller, key, _tag(key))
 
 
 @router.patch("/api-keys/{key_id}", summary="Change an API key", responses=gives(200, ApiKeyShape, "The key."))
 async def update(caller: Admin, key_id: KeyId, patch: KeyPatch) -> Response:
     """An absent field stays."""
     await _hold(caller, key_id)
-    return answers.done(await caller.kernel.access.keys.update(caller.who, key_id, patch))
+    key = await caller.kernel.access.keys.update(caller.who, key_id, patch)
+    return answers.done(key, _tag(key))
 
 
 @router.delete(
@@ -71,8 +77,9 @@ async def revoke(caller: Admin, key_id: KeyId) -> Response:
 async def workspaces(caller: Anyone, paging: Annotated[Paging, paged]) -> Response:
     """Those of the user behind the key."""
     query = paging.of("ws")
-    page = await caller.kernel.access.workspaces.list(caller.who, query)
-    return answers.listed(caller, "workspaces", page.map(lambda workspace: workspace.shown()), query)
+    found = await caller.kernel.access.workspaces.list(caller.who, query)
+    shown = [workspace.shown() for workspace in found.items]
+    return answers.listed(caller, "workspaces", Page(shown, found.total, found.last_id, found.more), query)
 
 
 @router.post(
@@ -90,4 +97,9 @@ async def create_workspace(caller: Admin, order: WorkspaceCreate) -> Response:
 async def _hold(caller: Caller, key_id: str) -> None:
     if answers.if_match(caller) is not None:
         key = await caller.kernel.access.keys.get(caller.who, key_id)
-        answers.hold_match(caller, answers.etag_of(answers.encode(key)))
+        answers.hold_match(caller, _tag(key))
+
+
+def _tag(key: dict[str, Any]) -> str:
+    """Using a key does not change it."""
+    return answers.etag_of(answers.encode(key | {"last_used_at": None}))

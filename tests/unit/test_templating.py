@@ -29,7 +29,7 @@ def render(text: str) -> object:
         ("{{ input.list[1].a }}", None),
         ("n={{ input.n }}, l={{ input.list }}", 'n=3, l=[1,{"a":null}]'),
         ("{{ nodes.llm-1.output.field[0] }}/{{ nodes.llm-1.output.field[-1] }}", "first/last"),
-        ('{{ input["odd key"] }}{{ input[\'odd key\'] }}', "xx"),
+        ("{{ input[\"odd key\"] }}{{ input['odd key'] }}", "xx"),
         ("{{ execution.id }}", "exec_1"),
         ("Bearer {{ secrets.KEY }}", "Bearer s3cret"),
         ("{{ '{{' }} input.n }}", "{{ input.n }}"),
@@ -115,7 +115,10 @@ def test_nothing_at_a_path_is_an_error_that_names_it(path: str) -> None:
 
 def test_references_are_the_paths_read() -> None:
     paths = Template.parse("{{ input.a[0] }} and {{ nodes.n1.output.x }}").references()
-    assert paths == (Path("input.a[0]", "input", ("a", 0)), Path("nodes.n1.output.x", "nodes", ("n1", "output", "x")))
+    assert paths == (
+        Path("input.a[0]", "input", ("a", 0)),
+        Path("nodes.n1.output.x", "nodes", ("n1", "output", "x")),
+    )
     assert [path.node for path in paths] == [None, "n1"]
 
 
@@ -152,7 +155,13 @@ def test_placeholders_come_with_their_fields() -> None:
 
 @pytest.mark.parametrize(
     ("value", "lone"),
-    [("{{ input.x }}", True), ("a{{ input.x }}", False), ("{{ x }}", False), ("{{ '{{' }}", False), (3, False)],
+    [
+        ("{{ input.x }}", True),
+        ("a{{ input.x }}", False),
+        ("{{ x }}", False),
+        ("{{ '{{' }}", False),
+        (3, False),
+    ],
 )
 def test_a_lone_placeholder_is_known(value: object, lone: bool) -> None:
     assert is_placeholder(value) is lone

@@ -1,0 +1,158 @@
+"""The one place that wires the kernel's parts together."""
+
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from configs.settings import Settings
+from kernel.access.access import Access
+from kernel.access.secret import read_pepper
+from kernel.agents.catalog import Agents
+from kernel.agents.flow import Flow
+from kernel.agents.graph import check
+from kernel.clock import Clock, SystemClock
+from kernel.errors import Problem
+from kernel.executions.archivist import Archivist
+from kernel.executions.executions import Executions
+from kernel.executions.lookup import Lookup
+from kernel.executions.performer import Performer
+from kernel.executions.watch import Watch
+from kernel.ids import new_id
+from kernel.metering.plans import load_plans
+from kernel.models.catalog import Catalog
+from kernel.models.scripted import ScriptedModel
+from kernel.models.seam import ChatModel
+from kernel.nodes.contract import NodeType
+from kernel.nodes.registry import registry
+from kernel.nodes.sandbox import Sandbox
+from kernel.outbound import Egress
+from kernel.storage.archive import Archive
+from kernel.storage.calls import Calls
+from kernel.storage.executions import ExecutionStore
+from kernel.storage.idempotency import Idempotency
+from kernel.storage.migrations import migrate
+from kernel.storage.objects import ObjectStore
+from kernel.storage.queue import QueueStore
+from kernel.storage.store import Store, opened
+from kernel.storage.subscriptions import Subscriptions
+from kernel.storage.tickets import Tickets
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """The parts of one process, all of one event loop."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    subscriptions: Subscriptions
+    objects: ObjectStore
+    queue: QueueStore
+    egress: Egress
+    models: Catalog
+    node_types: Mapping[str, NodeType]
+    access: Access
+    agents: Agents
+    executions: Executions
+    idempotency: Idempotency
+    tickets: Tickets
+    archivist: Archivist
+
+    @classmethod
+    @asynccontextmanager
+    async def opened(
+        cls, settings: Settings, *, clock: Clock | None = None, local: ChatModel | None = None, name: str = "api"
+    ) -> AsyncGenerator["Kernel"]:
+        """Connects, brings the data up to date, and listens. Raises Unavailable, DataTooNew.
+
+        local: the local model as this process reaches it; without one it can be named but not run here.
+        """
+        clock = clock or SystemClock()
+        async with opened(settings.store.url, name) as store:
+            await migrate(store)
+            sandbox, subscriptions = Sandbox(), Subscriptions(store)
+            kernel = cls._wired(settings, clock, store, subscriptions, sandbox, local)
+            try:
+                await kernel.access.open()
+                yield kernel
+            finally:
+                await kernel.access.close()
+                await subscriptions.close()
+                await kernel.models.aclose()
+                sandbox.close()
+
+    @classmethod
+    def _wired(
+        cls,
+        settings: Settings,
+        clock: Clock,
+        store: Store,
+        subscriptions: Subscriptions,
+        sandbox: Sandbox,
+        local: ChatModel | None,
+    ) -> "Kernel":
+        egress = Egress(settings.egress_allow)
+        models = _models(settings, clock, store, egress, local)
+        node_types = registry(models, egress, sandbox)
+        check_flow = partial(_check_flow, node_types, models)
+        agents = Agents(store, clock, check_flow)
+        objects = ObjectStore(settings.root / "objects")
+        execution_store, archive, plans = ExecutionStore(store), Archive(store, objects), load_plans()
+        lookup = Lookup(execution_store, archive)
+        return cls(
+            settings=settings,
+            clock=clock,
+            store=store,
+            subscriptions=subscriptions,
+            objects=objects,
+            queue=QueueStore(store),
+            egress=egress,
+            models=models,
+            node_types=node_types,
+            access=Access(store, clock, read_pepper(settings.root), plans),
+            agents=agents,
+            executions=Executions(
+                store=execution_store,
+                lookup=lookup,
+                archive=archive,
+                agents=agents,
+                objects=objects,
+                watch=Watch(lookup, subscriptions, new_id("req")),
+                clock=clock,
+                plans=plans,
+                check_flow=check_flow,
+                known=OrderedDict(),
+            ),
+            idempotency=Idempotency(store, clock),
+            tickets=Tickets(store),
+            archivist=Archivist(execution_store, archive, clock, settings.retention),
+        )
+
+    def performer(self, place: str) -> Performer:
+        """What a runner works with. place: the name of the cluster node it runs on."""
+        return Performer(
+            executions=self.executions.store,
+            agents=self.agents,
+            objects=self.objects,
+            node_types=self.node_types,
+            clock=self.clock,
+            coalesce_ms=self.settings.runner.coalesce_ms,
+            placed_on=place,
+            graphs=OrderedDict(),
+        )
+
+
+def _models(settings: Settings, clock: Clock, store: Store, egress: Egress, local: ChatModel | None) -> Catalog:
+    engines: dict[str, ChatModel] = {} if local is None else {"local": local}
+    if settings.scripted_model:
+        engines["scripted"] = ScriptedModel(Calls(store))
+    return Catalog(egress, settings.credentials, engines, settings.scripted_model, clock)
+
+
+def _check_flow(
+    node_types: Mapping[str, NodeType], models: Catalog, flow: Flow, input_schema: Mapping[str, Any] | None = None
+) -> list[Problem]:
+    return check(flow, node_types, models, input_schema)

@@ -1,0 +1,191 @@
+"""The models a flow may name: `configs/models.yaml`, joined with what this installation has.
+
+Owns the way from an id to the model that answers. Providers with a `base_url` are reached over HTTP; `local`
+and `scripted` run here and are handed in as `engines`, by whoever has them.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import metadata
+from pathlib import Path
+from typing import Literal
+
+import httpx2
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from configs.settings import CONFIGS
+from kernel.clock import Clock, SystemClock
+from kernel.models.breaker import Breaker
+from kernel.models.completion import MaxTokensField
+from kernel.models.failure import Kind, failure
+from kernel.models.openai import TIMEOUT, Endpoint, OpenAIChat, Pace
+from kernel.models.prices import FREE, Price, Prices
+from kernel.models.seam import ChatModel, ModelInfo, Tokens
+from kernel.outbound import Egress
+
+FILE = CONFIGS / "models.yaml"
+
+_HOW_TO_STORE = """store it in the vault, or set CODEXOS_CREDENTIALS='{{"{}":"sk-…"}}'"""
+_NAME = re.compile(r"[!-~]{1,200}")
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ListedModel(_Entry):
+    name: str
+    kind: Literal["chat", "embedding", "rerank"] = "chat"
+    context_length: int | None = Field(None, ge=1)
+    dimensions: int | None = Field(None, ge=1)
+    package: str | None = None
+
+
+class Provider(_Entry):
+    base_url: str | None = None
+    credential: str | None = None
+    max_tokens_field: MaxTokensField = "max_tokens"
+    stream_options: bool = True
+    models: tuple[ListedModel, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lack:
+    """What an installation would need for a model, and how it gets it."""
+
+    name: str
+    remedy: str
+
+
+class Catalog:
+    """The one implementation of `Models`.
+
+    credentials: provider keys by name. engines: the models that run here, by provider, in a process that has
+    them. scripted: whether the model `scripted` is offered.
+    """
+
+    def __init__(
+        self,
+        egress: Egress,
+        credentials: Mapping[str, str],
+        engines: Mapping[str, ChatModel],
+        scripted: bool = False,
+        clock: Clock = SystemClock(),
+        file: Path = FILE,
+    ):
+        self._egress = egress
+        self._credentials = credentials
+        self._engines = engines
+        self._clock = clock
+        self._providers = {name: one for name, one in _read(file).items() if scripted or name != "scripted"}
+        self._listed = _by_name(self._providers)
+        self._remote: dict[str, OpenAIChat] = {}
+        self._client: httpx2.AsyncClient | None = None
+
+    def list(self) -> list[ModelInfo]:
+        return [self._info(provider, model) for provider, model in self._listed.values()]
+
+    def check(self, model_id: str) -> str | None:
+        found = self._find(model_id)
+        if found is None:
+            return f"Model '{model_id}' is not supported"
+        return None if found[1].kind == "chat" else f"Model '{model_id}' is not a chat model"
+
+    def chat(self, model_id: str) -> tuple[ChatModel, str]:
+        found = self._find(model_id)
+        if found is None:
+            raise failure(Kind.REFUSED, "catalog", f"Model '{model_id}' is not supported")
+        provider, model = found
+        if lack := self._lack(provider, model):
+            raise failure(Kind.REFUSED, provider, f"Model '{model_id}' needs the {lack.name}: {lack.remedy}")
+        return self._engines.get(provider) or self._over_http(provider), model.name
+
+    def cost(self, model_id: str, tokens: Tokens) -> float | None:
+        found = self._find(model_id)
+        price = found and self._price(*found)
+        return price.cost(tokens) if price else None
+
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
+    def _find(self, model_id: str) -> tuple[str, ListedModel] | None:
+        """The provider and the model of an id: a listed name, or `provider:model`."""
+        if model_id in self._listed:
+            return self._listed[model_id]
+        provider, _, name = model_id.partition(":")
+        if provider not in self._providers or not _NAME.fullmatch(name):
+            return None
+        known = {model.name: model for model in self._providers[provider].models}
+        if self._providers[provider].base_url:
+            return provider, known.get(name) or ListedModel(name=name)
+        return (provider, known[name]) if name in known else None
+
+    def _info(self, provider: str, model: ListedModel) -> ModelInfo:
+        lack, price = self._lack(provider, model), self._price(provider, model)
+        return ModelInfo(
+            id=model.name,
+            provider=provider,
+            name=model.name,
+            kind=model.kind,
+            context_length=model.context_length,
+            dimensions=model.dimensions,
+            ready=lack is None,
+            missing=lack.name if lack else None,
+            price=price.shown() if price else None,
+        )
+
+    def _lack(self, provider: str, model: ListedModel) -> _Lack | None:
+        credential = self._providers[provider].credential
+        if credential and not self._credentials.get(credential):
+            return _Lack(f"credential '{credential}'", _HOW_TO_STORE.format(credential))
+        if model.package and not _is_installed(model.package):
+            return _Lack(f"package '{model.package}'", "install it where the platform runs")
+        return None
+
+    def _price(self, provider: str, model: ListedModel) -> Price | None:
+        runs_here = self._providers[provider].base_url is None
+        return FREE if runs_here else self._prices.of(provider, model.name)
+
+    @cached_property
+    def _prices(self) -> Prices:
+        return Prices.load()
+
+    def _over_http(self, provider: str) -> OpenAIChat:
+        """One for each provider, so that all calls to it share its breaker."""
+        if provider not in self._remote:
+            endpoint = self._endpoint(provider)
+            self._client = self._client or self._egress.client(TIMEOUT)
+            self._remote[provider] = OpenAIChat(
+                endpoint, self._client, Breaker(self._clock), Pace(self._clock)
+            )
+        return self._remote[provider]
+
+    def _endpoint(self, name: str) -> Endpoint:
+        provider = self._providers[name]
+        if provider.base_url is None:
+            raise failure(Kind.REFUSED, name, f"Provider '{name}' does not run in this process")
+        key = self._credentials.get(provider.credential) if provider.credential else None
+        return Endpoint(name, provider.base_url, key, provider.max_tokens_field, provider.stream_options)
+
+
+def _read(file: Path) -> dict[str, Provider]:
+    raw = yaml.load(file.read_bytes(), yaml.CSafeLoader)
+    return TypeAdapter(dict[str, Provider]).validate_python(raw)
+
+
+def _by_name(providers: Mapping[str, Provider]) -> dict[str, tuple[str, ListedModel]]:
+    """Raises ValueError when two providers list the same name: it could mean either."""
+    listed: dict[str, tuple[str, ListedModel]] = {}
+    for provider, entry in providers.items():
+        for model in entry.models:
+            if listed.setdefault(model.name, (provider, model)) != (provider, model):
+                raise ValueError(f"Model '{model.name}' is listed by two providers")
+    return listed
+
+
+def _is_installed(package: str) -> bool:
+    return next(iter(metadata.distributions(name=package)), None) is not None

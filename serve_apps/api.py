@@ -1,0 +1,74 @@
+"""The HTTP application: routes behind three layers, `Edge` (request id, errors), `Gate` (keys) and CORS where set."""
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+
+from configs.settings import Settings
+from kernel.assembly import Kernel
+from kernel.errors import CodexError
+from serve_apps import errors
+from serve_apps.edge import Edge
+from serve_apps.gate import Gate
+from serve_apps.logging import configure
+from serve_apps.openapi import TITLE, Document
+from serve_apps.routes import access, agents, catalog, executions, sockets, streams, system
+
+OpenKernel = Callable[[Settings], AbstractAsyncContextManager[Kernel]]
+
+ROUTERS = (
+    agents.router,  # the busiest first: paths are tried in this order
+    executions.router,
+    streams.router,
+    sockets.router,
+    catalog.router,
+    access.router,
+    system.router,
+    system.people,
+)
+ANSWERED = (CodexError, HTTPException, RequestValidationError, WebSocketRequestValidationError)
+
+
+def create_app(settings: Settings, open_kernel: OpenKernel = Kernel.opened) -> FastAPI:
+    """The kernel lives as long as the application, in the event loop that serves it."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncGenerator[None]:
+        configure(settings.log_level)
+        async with open_kernel(settings) as app.state.kernel:
+            yield
+
+    app = FastAPI(
+        title=TITLE,
+        lifespan=lifespan,
+        redirect_slashes=False,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(Edge), *_cors(settings), Middleware(Gate)],
+        exception_handlers={kind: errors.answer for kind in ANSWERED},
+    )
+    for router in ROUTERS:
+        app.router.routes.extend(router.routes)
+    app.state.settings = settings
+    app.state.document = Document(app.routes)
+    return app
+
+
+def _cors(settings: Settings) -> list[Middleware]:
+    if not settings.api.cors_origins:
+        return []
+    return [
+        Middleware(
+            CORSMiddleware,
+            allow_origins=settings.api.cors_origins,
+            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "if-match", "if-none-match"],
+            expose_headers=["x-request-id", "etag", "location", "link", "retry-after", "idempotent-replayed"],
+        )
+    ]

@@ -1,0 +1,34 @@
+"""The Serve application: replicas that each serve the whole API, for `serve build`, `serve run` and `cluster`."""
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+
+from configs.settings import Settings
+from serve_apps.api import create_app
+
+OPTIONS: dict[str, Any] = {
+    "max_ongoing_requests": 2_000,
+    "graceful_shutdown_wait_loop_s": 0.5,
+    "graceful_shutdown_timeout_s": 10,
+    "health_check_period_s": 5,
+    "health_check_timeout_s": 5,
+    "logging_config": {"enable_access_log": False},
+    "ray_actor_options": {"num_cpus": 0.1},
+}
+
+
+def build(args: dict[str, Any]) -> Application:
+    """`args` are settings that differ from the environment's, by field."""
+    settings = Settings(**args)
+
+    @serve.deployment(name="api", num_replicas=settings.api.replicas, **OPTIONS)
+    @serve.ingress(lambda: create_app(Settings(**args)))
+    class Gateway:
+        """The application is made in the replica, which runs its lifespan in the loop that serves requests."""
+
+        async def check_health(self) -> None:
+            """A replica is well while its loop turns; a store that is away is told by 503, not by a restart."""
+
+    return Gateway.bind()

@@ -1,0 +1,132 @@
+"""The whole API in this process, over a real store: no Ray, no network but for WebSockets."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from actors.runner import Runner
+from configs.settings import Settings
+from kernel.access.access import Access
+from kernel.access.record import KeyCreate, WorkspaceCreate
+from kernel.assembly import Kernel
+from kernel.storage.store import Store
+from serve_apps.api import create_app
+
+HELLO = {"nodes": [{"id": "hello", "type": "template", "config": {"template": "Hello {{ input.name }}"}}], "edges": []}
+FOREVER = {
+    "nodes": [{"id": "slow", "type": "llm", "config": {"model": "scripted", "prompt": "x", "script": {"delay_ms": 600_000}}}],
+    "edges": [],
+}
+
+
+@dataclass(frozen=True)
+class Client:
+    """Calls the API with one key."""
+
+    http: httpx2.AsyncClient
+    key: str | None
+
+    async def __call__(self, method: str, path: str, json: Any = None, **options: Any) -> httpx2.Response:
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        headers |= options.pop("headers", {})
+        return await self.http.request(method, path, json=json, headers=headers, **options)
+
+    async def ok(self, method: str, path: str, json: Any = None, **options: Any) -> Any:
+        """The body of an answer that must be a success."""
+        answer = await self(method, path, json, **options)
+        assert answer.is_success, answer.text
+        return answer.json() if answer.content else None
+
+    async def agent(self, flow: Any = HELLO, **fields: Any) -> str:
+        made: dict[str, str] = await self.ok("POST", "/v1/agents", {"name": "Greeter", "flow": flow} | fields)
+        return made["id"]
+
+    async def execution(self, flow: Any = HELLO, **options: Any) -> str:
+        body = {"flow": flow, "input": {"name": "Ada"}, "options": options}
+        started: dict[str, str] = await self.ok("POST", "/v1/executions", body)
+        return started["execution_id"]
+
+    async def ended(self, flow: Any = HELLO) -> str:
+        body = {"flow": flow, "input": {"name": "Ada"}}
+        ended: dict[str, str] = await self.ok("POST", "/v1/executions?wait=20", body)
+        return ended["id"]
+
+
+@pytest.fixture
+def settings(valkey_url: str, tmp_path: Path) -> Settings:
+    return Settings(home=tmp_path, store={"url": valkey_url}, scripted_model=True, runner={"coalesce_ms": 5})
+
+
+@pytest.fixture
+async def kernel(settings: Settings, store: Store) -> AsyncGenerator[Kernel]:
+    async with Kernel.opened(settings) as kernel:
+        yield kernel
+
+
+@pytest.fixture
+def app(settings: Settings, kernel: Kernel) -> FastAPI:
+    @asynccontextmanager
+    async def as_opened(settings: Settings) -> AsyncGenerator[Kernel]:
+        yield kernel
+
+    app = create_app(settings, as_opened)
+    app.state.kernel = kernel
+    return app
+
+
+@pytest.fixture
+async def http(app: FastAPI) -> AsyncGenerator[httpx2.AsyncClient]:
+    transport = httpx2.ASGITransport(app=app, raise_app_exceptions=False)
+    async with httpx2.AsyncClient(transport=transport, base_url="http://api.test") as client:
+        yield client
+
+
+@pytest.fixture
+async def key(kernel: Kernel) -> str:
+    """The owner's key."""
+    key = await kernel.access.bootstrap("test")
+    assert key is not None
+    return key
+
+
+@pytest.fixture
+async def owner(http: httpx2.AsyncClient, key: str) -> Client:
+    return Client(http, key)
+
+
+@pytest.fixture
+def anonymous(http: httpx2.AsyncClient) -> Client:
+    return Client(http, None)
+
+
+@pytest.fixture
+async def stranger(http: httpx2.AsyncClient, kernel: Kernel, owner: Client) -> Client:
+    """A key of another workspace, with every right there."""
+    who = await kernel.access.authenticate(owner.key or "")
+    workspace = await kernel.access.workspaces.create(who, WorkspaceCreate(name="Elsewhere"))
+    return Client(http, await limited(kernel.access, owner, workspace_id=workspace.id, scopes=["admin"]))
+
+
+async def limited(access: Access, owner: Client, **order: Any) -> str:
+    """Another key, such as `scopes=["agents:read"]`."""
+    who = await access.authenticate(owner.key or "")
+    issued = await access.keys.create(who, KeyCreate.model_validate({"name": "limited"} | order))
+    return issued.token
+
+
+@pytest.fixture
+async def runner(kernel: Kernel) -> AsyncGenerator[Runner]:
+    """Executions run while a test asks for this."""
+    parts = (kernel.store, kernel.queue, kernel.performer("test"), kernel.subscriptions, kernel.settings.runner)
+    runner = Runner("runner-test", *parts)
+    serving = asyncio.create_task(runner.serve())
+    yield runner
+    serving.cancel()
+    await asyncio.gather(serving, *(held.task for held in runner.held.values()), return_exceptions=True)

@@ -1,0 +1,42 @@
+"""A node's call as tests hand it over: it remembers what the node said, and refuses what it is told to."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from kernel.errors import RateLimitError
+
+
+@dataclass
+class RecordedCall:
+    input: Any = None
+    outputs: dict[str, Any] = field(default_factory=dict)
+    tokens_left: int | None = None
+    budget_usd: float | None = None
+    execution_id: str = "exec_1"
+    node_id: str = "n1"
+    attempt: int = 1
+    idempotency_key: str = "exec_1/n1"
+    tokens: list[str] = field(default_factory=list)
+    logs: list[tuple[str, str]] = field(default_factory=list)
+    worst_costs: list[float | None] = field(default_factory=list)
+
+    @property
+    def context(self) -> dict[str, Any]:
+        nodes = {name: {"output": output} for name, output in self.outputs.items()}
+        return {"input": self.input, "nodes": nodes, "execution": {"id": self.execution_id}}
+
+    def token(self, text: str) -> None:
+        self.tokens.append(text)
+
+    def log(self, level: str, message: str) -> None:
+        self.logs.append((level, message))
+
+    def output_tokens_left(self) -> int | None:
+        if self.tokens_left == 0:
+            raise RateLimitError("No tokens left", {"limit": "tokens"})
+        return self.tokens_left
+
+    def admit_cost(self, worst_usd: float | None) -> None:
+        self.worst_costs.append(worst_usd)
+        if self.budget_usd is not None and worst_usd is not None and worst_usd > self.budget_usd:
+            raise RateLimitError("No budget left", {"limit": "budget"})

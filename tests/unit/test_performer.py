@@ -1,0 +1,410 @@
+"""Executions walked from claim to end on a real store: order, journal, takeover, failures, limits."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from pydantic import BaseModel
+
+from kernel.agents.flow import Flow
+from kernel.clock import SystemClock
+from kernel.errors import Problem, ProviderError
+from kernel.executions.order import Options, Spec
+from kernel.executions.performer import LOST_PROBLEM, Performer, Stop, lost_event
+from kernel.executions.record import shown
+from kernel.ids import new_id
+from kernel.models.seam import Tokens
+from kernel.nodes.contract import Call, ModelUse, Outcome
+from kernel.storage import keys
+from kernel.storage.executions import Creation, ExecutionStore
+from kernel.storage.objects import ObjectStore
+from kernel.storage.queue import Claim, QueueStore
+from kernel.storage.store import Store
+
+pytestmark = pytest.mark.anyio
+
+WS = "ws_" + "0" * 26
+
+
+class Config(BaseModel):
+    say: Any = None
+
+
+class Scene:
+    """A node type whose behaviour each test writes: `acts[node id](call, config)`."""
+
+    name = "scene"
+    title = "Does what a test says"
+    config = Config
+    example: dict[str, Any] = {}
+    source_fields: frozenset[str] = frozenset()
+
+    def __init__(self) -> None:
+        self.acts: dict[str, Callable[[Call, Config], Awaitable[Outcome]]] = {}
+        self.calls: list[str] = []
+
+    def check(self, config: Config, models: Any) -> list[Problem]:
+        return []
+
+    def branches(self, config: Config) -> None:
+        return None
+
+    def references(self, config: Config) -> list[Any]:
+        return []
+
+    async def run(self, config: Config, call: Call) -> Outcome:
+        self.calls.append(call.node_id)
+        act = self.acts.get(call.node_id)
+        return (
+            await act(call, config)
+            if act
+            else Outcome(config.say if config.say is not None else call.node_id)
+        )
+
+
+class Stage:
+    """A store, a scene and a performer, and short ways to use them."""
+
+    def __init__(self, store: Store, folder: Path):
+        self.executions, self.queue = ExecutionStore(store), QueueStore(store)
+        self.scene = Scene()
+        self.objects = ObjectStore(folder)
+        self.performer = Performer(
+            self.executions,
+            _NoAgents(),
+            self.objects,
+            {"scene": self.scene},
+            SystemClock(),
+            5,
+            "here",
+            OrderedDict(),
+        )
+
+    async def accept(self, flow: dict[str, Any], value: Any = None, **options: Any) -> str:
+        execution_id = new_id("exec")
+        spec = Spec(
+            agent_id=None,
+            agent_version=None,
+            flow=flow,
+            input=value,
+            options=Options(**options),
+            created_by="key",
+        )
+        text = spec.model_dump_json().encode()
+        await self.executions.create(
+            Creation(WS, execution_id, "", "", text, "normal", 1, b'{"type":"started"}')
+        )
+        return execution_id
+
+    async def claim(self, runner: str = "r1") -> Claim:
+        (claim,) = await self.queue.claim(keys.shard_of(WS), runner, 60_000, 1)
+        return claim
+
+    async def lose(self) -> None:
+        await self.queue.reclaim(5, LOST_PROBLEM, lost_event(1), 2**53)
+
+    async def run(self, flow: dict[str, Any], value: Any = None, **options: Any) -> dict[str, Any]:
+        execution_id = await self.accept(flow, value, **options)
+        await self.performer.perform(await self.claim(), Stop())
+        return await self.show(execution_id)
+
+    async def show(self, execution_id: str) -> dict[str, Any]:
+        stored = await self.executions.read(WS, execution_id)
+        assert stored is not None
+        output = orjson.loads(stored.record.get("output", b"null"))
+        return shown(execution_id, stored, output, None)
+
+    async def types(self, execution_id: str) -> list[str]:
+        events = await self.executions.events(WS, execution_id, 1)
+        assert [event.seq for event in events] == list(range(2, len(events) + 2))
+        return [orjson.loads(event.body)["type"] for event in events]
+
+
+class _NoAgents:
+    async def flow(self, workspace_id: str, agent_id: str, version: str) -> dict[str, Any]:
+        raise AssertionError("these executions are inline")
+
+
+@pytest.fixture
+def stage(store: Store, tmp_path: Path) -> Stage:
+    return Stage(store, tmp_path)
+
+
+def flow(*edges: tuple[str, str], nodes: dict[str, dict[str, Any]] | None = None) -> dict[str, Any]:
+    names = dict.fromkeys(name for edge in edges for name in edge if name not in ("entry", "exit"))
+    more = nodes or {}
+    made = [{"id": name, "type": "scene", "config": {}} | more.get(name, {}) for name in names]
+    value = {"nodes": made, "edges": [{"source": source, "target": target} for source, target in edges]}
+    Flow.model_validate(value)
+    return value
+
+
+DIAMOND = flow(("entry", "a"), ("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"))
+
+
+async def test_one_node_gives_its_value(stage: Stage) -> None:
+    shown = await stage.run(
+        flow(("entry", "a"), nodes={"a": {"config": {"say": "{{ input.text }}"}}}), {"text": "hi"}
+    )
+    assert shown["status"] == "completed"
+    assert shown["result"] == {"output": "hi", "tokens_used": 0, "cost": 0}
+    assert await stage.types(shown["id"]) == ["node.started", "node.completed", "execution.completed"]
+    assert [line["node_id"] for line in shown["logs"]] == ["entry", "a", "a"]
+
+
+async def test_outputs_reach_later_nodes(stage: Stage) -> None:
+    shown = await stage.run(
+        flow(
+            ("entry", "a"),
+            ("a", "b"),
+            nodes={"a": {"config": {"say": [1]}}, "b": {"config": {"say": "{{ nodes.a.output[0] }}"}}},
+        )
+    )
+    assert shown["result"]["output"] == 1
+
+
+async def test_several_ends_give_an_object(stage: Stage) -> None:
+    shown = await stage.run(flow(("entry", "a"), ("a", "b"), ("a", "c")))
+    assert shown["result"]["output"] == {"b": "b", "c": "c"}
+
+
+async def test_independent_nodes_run_at_once(stage: Stage) -> None:
+    met = asyncio.Barrier(2)
+
+    async def meet(call: Call, config: Config) -> Outcome:
+        async with asyncio.timeout(5):
+            await met.wait()
+        return Outcome(call.node_id)
+
+    stage.scene.acts = {"b": meet, "c": meet}
+    assert (await stage.run(DIAMOND))["status"] == "completed"
+
+
+async def test_a_failure_names_its_node_and_stops_the_rest(stage: Stage) -> None:
+    async def fail(call: Call, config: Config) -> Outcome:
+        raise ProviderError("The provider is out of order", {"provider_status": 500})
+
+    async def forever(call: Call, config: Config) -> Outcome:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    stage.scene.acts = {"b": fail, "c": forever}
+    shown = await stage.run(DIAMOND)
+    assert shown["status"] == "failed"
+    assert shown["error"]["code"] == "PROVIDER_ERROR"
+    assert shown["error"]["details"] == {"provider_status": 500, "node_id": "b"}
+    assert {node["id"]: node["status"] for node in shown["nodes"]} == {
+        "a": "completed",
+        "b": "failed",
+        "c": "cancelled",
+    }
+    assert (await stage.types(shown["id"]))[-1] == "execution.failed"
+
+
+async def test_a_bug_in_a_node_is_an_internal_error(stage: Stage) -> None:
+    async def crash(call: Call, config: Config) -> Outcome:
+        raise KeyError("secret text")
+
+    stage.scene.acts = {"a": crash}
+    shown = await stage.run(flow(("entry", "a")))
+    assert shown["error"]["code"] == "INTERNAL_ERROR"
+    assert "secret text" not in str(shown)
+
+
+async def test_default_stands_in_for_a_failure(stage: Stage) -> None:
+    async def fail(call: Call, config: Config) -> Outcome:
+        raise ProviderError("no")
+
+    stage.scene.acts = {"a": fail}
+    shown = await stage.run(
+        flow(
+            ("entry", "a"),
+            ("a", "b"),
+            nodes={"a": {"on_error": {"default": 7}}, "b": {"config": {"say": "{{ nodes.a.output }}"}}},
+        )
+    )
+    assert (shown["status"], shown["result"]["output"]) == ("completed", 7)
+    assert "node.failed" in await stage.types(shown["id"])
+
+
+async def test_goto_takes_over_and_the_usual_way_is_skipped(stage: Stage) -> None:
+    async def fail(call: Call, config: Config) -> Outcome:
+        raise ProviderError("no")
+
+    stage.scene.acts = {"a": fail}
+    flow_ = flow(
+        ("entry", "a"),
+        ("a", "b"),
+        ("b", "exit"),
+        ("rescue", "exit"),
+        nodes={"a": {"on_error": {"goto": "rescue"}}},
+    )
+    shown = await stage.run(flow_)
+    statuses = {node["id"]: node["status"] for node in shown["nodes"]}
+    assert statuses == {"a": "failed", "b": "skipped", "rescue": "completed"}
+    assert shown["status"] == "completed"
+
+
+async def test_only_retryable_failures_are_tried_again(stage: Stage) -> None:
+    async def fail(call: Call, config: Config) -> Outcome:
+        raise ProviderError("busy", None, None, call.attempt < 2)
+
+    stage.scene.acts = {"a": fail}
+    shown = await stage.run(
+        flow(("entry", "a"), nodes={"a": {"retry": {"max_attempts": 5, "backoff_ms": 0}}})
+    )
+    assert stage.scene.calls == ["a", "a"]
+    assert shown["nodes"][0]["attempt"] == 2
+    assert (await stage.types(shown["id"])).count("node.retry") == 1
+
+
+async def test_takeover_runs_no_finished_node_again(stage: Stage) -> None:
+    gone = asyncio.Event()
+
+    async def vanish(call: Call, config: Config) -> Outcome:
+        if not gone.is_set():
+            gone.set()
+            await asyncio.Event().wait()
+        return Outcome(call.idempotency_key)
+
+    stage.scene.acts = {"d": vanish}
+    execution_id = await stage.accept(DIAMOND)
+    stop = Stop()
+    first = asyncio.create_task(stage.performer.perform(await stage.claim(), stop))
+    await gone.wait()
+    await stage.lose()
+    await stage.performer.perform(await stage.claim("r2"), Stop())
+    stop.lose()
+    await first
+    shown = await stage.show(execution_id)
+    assert (shown["status"], shown["result"]["output"]) == ("completed", f"{execution_id}:d")
+    assert sorted(stage.scene.calls) == ["a", "b", "c", "d", "d"]
+    types = await stage.types(execution_id)
+    assert types.count("execution.completed") == 1
+    assert types.count("node.completed") == 4
+
+
+async def test_a_fenced_runner_writes_nothing(stage: Stage) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def pause(call: Call, config: Config) -> Outcome:
+        reached.set()
+        await go_on.wait()
+        return Outcome("late")
+
+    stage.scene.acts = {"a": pause}
+    execution_id = await stage.accept(flow(("entry", "a")))
+    late = asyncio.create_task(stage.performer.perform(await stage.claim(), Stop()))
+    await reached.wait()
+    await stage.lose()
+    go_on.set()
+    await late
+    assert (await stage.show(execution_id))["status"] == "running"
+
+
+async def test_timeout_stops_the_node(stage: Stage) -> None:
+    stopped = asyncio.Event()
+
+    async def hang(call: Call, config: Config) -> Outcome:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stopped.set()
+        raise AssertionError
+
+    stage.scene.acts = {"a": hang}
+    shown = await stage.run(flow(("entry", "a")), timeout=30)
+    assert (shown["status"], shown["nodes"][0]["status"]) == ("timed_out", "timed_out")
+    assert stopped.is_set()
+
+
+async def test_cancel_stops_the_node(stage: Stage) -> None:
+    begun = asyncio.Event()
+
+    async def hang(call: Call, config: Config) -> Outcome:
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    stage.scene.acts = {"a": hang}
+    execution_id = await stage.accept(flow(("entry", "a")))
+    stop = Stop()
+    task = asyncio.create_task(stage.performer.perform(await stage.claim(), stop))
+    await begun.wait()
+    stop.cancel()
+    await task
+    assert (await stage.show(execution_id))["status"] == "cancelled"
+    assert (await stage.types(execution_id))[-1] == "execution.cancelled"
+
+
+def spend(tokens: int, cost: float | None) -> Callable[[Call, Config], Awaitable[Outcome]]:
+    async def act(call: Call, config: Config) -> Outcome:
+        left = call.output_tokens_left()
+        call.admit_cost(cost)
+        used = tokens if left is None else min(tokens, left)
+        return Outcome(used, uses=(ModelUse("m", Tokens(1, used), cost),))
+
+    return act
+
+
+async def test_tokens_and_cost_add_up(stage: Stage) -> None:
+    stage.scene.acts = {"a": spend(10, 0.25), "b": spend(5, 0.5)}
+    shown = await stage.run(flow(("entry", "a"), ("a", "b")))
+    assert shown["result"]["tokens_used"] == 17
+    assert shown["result"]["cost"] == 0.75
+    assert shown["tokens"] == {"m": {"input": 2, "output": 15, "cached": 0}}
+
+
+async def test_an_unknown_price_makes_the_cost_unknown(stage: Stage) -> None:
+    stage.scene.acts = {"a": spend(10, 0.25), "b": spend(5, None)}
+    assert (await stage.run(flow(("entry", "a"), ("a", "b"))))["result"]["cost"] is None
+
+
+async def test_max_tokens_bounds_the_whole_execution(stage: Stage) -> None:
+    stage.scene.acts = {"a": spend(10, 0.0), "b": spend(10, 0.0), "c": spend(10, 0.0)}
+    shown = await stage.run(flow(("entry", "a"), ("a", "b"), ("b", "c")), max_tokens=15)
+    assert [node["tokens"] for node in shown["nodes"] if node["status"] == "completed"] == [11, 6]
+    assert shown["error"]["details"] == {"limit": "tokens", "max": 15, "node_id": "c"}
+
+
+async def test_max_cost_stops_before_the_call_that_would_pass_it(stage: Stage) -> None:
+    stage.scene.acts = {"a": spend(1, 0.4), "b": spend(1, 0.7)}
+    shown = await stage.run(flow(("entry", "a"), ("a", "b")), max_cost=1.0)
+    assert shown["error"]["details"]["limit"] == "budget"
+    assert shown["result"]["cost"] == 0.4
+
+
+async def test_large_outputs_leave_redis(stage: Stage, store: Store) -> None:
+    async def large(call: Call, config: Config) -> Outcome:
+        return Outcome("x" * 200_000)
+
+    stage.scene.acts = {"a": large}
+    shown = await stage.run(
+        flow(("entry", "a"), ("a", "b"), nodes={"b": {"config": {"say": "{{ nodes.a.output }}"}}})
+    )
+    assert shown["status"] == "completed"
+    assert shown["nodes"][0]["output"] is None
+    assert shown["nodes"][0]["output_link"].endswith("/nodes/a")
+    stored = await stage.executions.read(WS, shown["id"])
+    assert stored is not None
+    assert sum(len(text) for text in (*stored.nodes.values(), *stored.record.values())) < 10_000
+    data = await stage.objects.get(stored.record["output_ref"].decode())
+    assert orjson.loads(data) == "x" * 200_000
+
+
+async def test_tokens_are_gathered_and_keep_their_order(stage: Stage) -> None:
+    async def chat(call: Call, config: Config) -> Outcome:
+        for number in range(50):
+            call.token(str(number))
+        return Outcome("done")
+
+    stage.scene.acts = {"a": chat}
+    shown = await stage.run(flow(("entry", "a")))
+    events = [orjson.loads(event.body) for event in await stage.executions.events(WS, shown["id"], 1)]
+    assert [event["data"]["text"] for event in events if event["type"] == "node.token"] == [
+        str(n) for n in range(50)
+    ]
