@@ -8,7 +8,7 @@ configuration has no room for ours, so its text is edited in place:
 - statistics are left out, metrics listen on loopback, the admin socket is its owner's alone
 - no syslog: requests are logged by the application
 
-A proxy left over by a killed actor is asked to hand over its port (`-sf`): Serve knows only its own.
+A proxy left over by a killed actor is asked to hand over its port (`-sf`, `-x`): Serve knows only its own.
 The standard library alone, so that it starts in 20 ms: it delays each reload. What HAProxy refuses before
 it has a request (a header it cannot parse or hold in its buffer) it answers with a page of its own.
 """
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> None:
     write_bodies(path.parent)
     path.write_text(finish(_routable(path, predecessor), path.parent, hosts.split()))
     if predecessor and str(predecessor) not in command:
-        command = [*command, "-sf", str(predecessor)]
+        command = [*command, "-sf", str(predecessor), "-x", str(path.parent / "s")]
     pid_file.write_text(str(os.getpid()))
     os.execv(binary, [binary, *command])
 

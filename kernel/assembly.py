@@ -112,7 +112,7 @@ class Kernel:
             egress=egress,
             models=models,
             node_types=node_types,
-            access=Access(store, clock, read_pepper(settings.root), plans),
+            access=Access(store, subscriptions, clock, read_pepper(settings.root), plans),
             agents=agents,
             executions=Executions(
                 store=execution_store,

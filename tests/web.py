@@ -1,6 +1,7 @@
 """A small HTTP server for tests of what goes out: it answers, or misbehaves, as a function says."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -85,9 +86,9 @@ class Web:
 
 
 @asynccontextmanager
-async def serve(answer: Answer) -> AsyncIterator[Web]:
+async def serve(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Web]:
     web = Web(answer)
-    server = await asyncio.start_server(web.accept, "127.0.0.1", 0)
+    server = await asyncio.start_server(web.accept, "127.0.0.1", 0, ssl=tls)
     web.port = server.sockets[0].getsockname()[1]
     try:
         yield web

@@ -40,8 +40,8 @@ async def answer(
 
 async def idle_within(model: LocalModel, seconds: float) -> bool:
     deadline = time.monotonic() + seconds
-    while model.busy and time.monotonic() < deadline:
-        await asyncio.sleep(0.01)  # noqa: ASYNC110 (the model computes in threads of its own)
+    while model.busy and time.monotonic() < deadline:  # noqa: ASYNC110 (it computes in threads of its own)
+        await asyncio.sleep(0.01)
     return not model.busy
 
 

@@ -2,9 +2,16 @@
 
 import gzip
 import ssl
+from datetime import datetime
+from pathlib import Path
 
+import anyio
 import httpx2
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from kernel.errors import CodexError
 from kernel.outbound import BlockedAddress, Egress, read_body
@@ -226,8 +233,6 @@ async def test_a_name_that_does_not_resolve_is_a_connect_error() -> None:
 
 
 async def test_a_slow_resolver_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    import anyio
-
     async def slow(host: str, port: int) -> list[str]:
         await anyio.sleep_forever()
 
@@ -259,10 +264,34 @@ async def test_the_environment_and_cookies_are_ignored(monkeypatch: pytest.Monke
     assert web.exchanges[0].header("accept-encoding") == "identity"
 
 
-async def test_certificates_are_verified() -> None:
-    egress = Egress(LOOPBACK)
-    assert egress._tls.verify_mode is ssl.CERT_REQUIRED
-    assert egress._tls.check_hostname
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's context whose certificate nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "name.example")])
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = (
+        builder.serial_number(1).not_valid_before(datetime(2020, 1, 1)).not_valid_after(datetime(2099, 1, 1))
+    )
+    names = x509.SubjectAlternativeName([x509.DNSName("name.example")])
+    certificate = builder.add_extension(names, critical=False).sign(key, hashes.SHA256())
+    pem = folder / "server.pem"
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    pem.write_bytes(certificate.public_bytes(serialization.Encoding.PEM) + secret)
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(pem)
+    return context
+
+
+async def test_tls_names_the_host_and_verifies_its_certificate(tmp_path: Path) -> None:
+    tls, asked_for = self_signed(tmp_path), []
+    tls.sni_callback = lambda _, name, __: asked_for.append(name)
+    egress = Egress(LOOPBACK, resolving_to("127.0.0.1"))
+    async with serve(never_reached, tls) as web, egress.client() as client:
+        with pytest.raises(httpx2.ConnectError, match="certificate verify failed"):
+            await client.get(f"https://name.example:{web.port}")
+    assert asked_for == ["name.example"]
 
 
 async def test_an_answer_is_read_up_to_the_bound() -> None:
@@ -281,9 +310,12 @@ async def test_an_endless_answer_is_cut() -> None:
         while True:
             await exchange.send(bytes(65_536))
 
-    async with serve(endless) as web, Egress(LOOPBACK).client() as client:
-        async with client.stream("GET", web.url) as response:
-            body = await read_body(response, 100_000)
+    async with (
+        serve(endless) as web,
+        Egress(LOOPBACK).client() as client,
+        client.stream("GET", web.url) as response,
+    ):
+        body = await read_body(response, 100_000)
     assert len(body.data) == 100_000
     assert body.truncated
 
@@ -292,10 +324,13 @@ async def test_a_compressed_answer_is_refused() -> None:
     async def bomb(exchange: Exchange) -> None:
         await exchange.answer(200, gzip.compress(bytes(10_000_000)), "content-encoding: gzip")
 
-    async with serve(bomb) as web, Egress(LOOPBACK).client() as client:
-        async with client.stream("GET", web.url) as response:
-            with pytest.raises(httpx2.DecodingError):
-                await read_body(response, 64_000)
+    async with (
+        serve(bomb) as web,
+        Egress(LOOPBACK).client() as client,
+        client.stream("GET", web.url) as response,
+    ):
+        with pytest.raises(httpx2.DecodingError):
+            await read_body(response, 64_000)
 
 
 async def test_huge_answer_headers_are_refused() -> None:
