@@ -114,6 +114,7 @@ class Runner:
 
     async def _renew_loop(self) -> None:
         while True:
+            await self.queue.show_life(self.name, self.performer.clock.now_ms())
             await asyncio.sleep(self.settings.heartbeat_ms / 1000 * random.uniform(0.8, 1.0))
             shards = {keys.shard_of(held.claim.workspace_id) for held in self.held.values()}
             await asyncio.gather(*(self._renew(shard) for shard in shards))

@@ -9,20 +9,14 @@ ENVIRONMENT = "dev"
 
 async def first_key(settings: Settings) -> str | None:
     """Makes owner, workspace and key; None when there is an owner already."""
-    kernel = await Kernel.open(settings)
-    try:
+    async with Kernel.opened(settings, name="owner") as kernel:
         return await kernel.access.bootstrap(environment=ENVIRONMENT)
-    finally:
-        await kernel.close()
 
 
 async def another_key(settings: Settings) -> str:
     """A key of the owner, who lost theirs."""
-    kernel = await Kernel.open(settings)
-    try:
+    async with Kernel.opened(settings, name="owner") as kernel:
         return await kernel.access.issue_owner_key(ENVIRONMENT)
-    finally:
-        await kernel.close()
 
 
 def connection(home: Home, url: str, new_key: str | None) -> Connection:

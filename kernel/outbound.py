@@ -14,11 +14,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from http.cookiejar import CookieJar, DefaultCookiePolicy
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv6Address, IPv6Network
 from unicodedata import name as character_name
 from urllib.parse import SplitResult, urlsplit
 
-import anyio
 import anyio.to_thread
 import httpcore2
 import httpx2
@@ -30,10 +29,10 @@ Address = IPv4Address | IPv6Address
 Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
 """Host and port to the addresses of the host, in text. Raises OSError when there are none."""
 
-MAX_URL = 2048
+MAX_URL = 8192
 MALFORMED = "URL has a malformed host or port"
 RESOLVE_S = 3.0
-CONNECTIONS = 512
+CONNECTIONS = 1024
 TIMEOUT = httpx2.Timeout(15.0, connect=5.0)
 
 # Stores, brokers and control planes that speak to whoever reaches them, ours (Ray, Valkey, Milvus) first.
@@ -69,10 +68,7 @@ class Body:
 
 
 async def read_body(response: httpx2.Response, max_bytes: int) -> Body:
-    """Reads at most `max_bytes` of a streamed answer. Raises httpx2.DecodingError for a compressed one.
-
-    The client asks for `identity`; what is compressed all the same could unpack to any size.
-    """
+    """Reads at most `max_bytes` of a streamed answer. Raises what `refuse_encoded` does."""
     refuse_encoded(response)
     data = bytearray()
     async for chunk in response.aiter_raw():
@@ -83,6 +79,7 @@ async def read_body(response: httpx2.Response, max_bytes: int) -> Body:
 
 
 def refuse_encoded(response: httpx2.Response) -> None:
+    """Raises httpx2.DecodingError: what is compressed although nobody asked could unpack to any size."""
     encoding = response.headers.get("content-encoding", "identity").strip().lower()
     if encoding not in ("", "identity"):
         raise httpx2.DecodingError("The answer is compressed although it was asked not to be")
@@ -101,14 +98,11 @@ async def resolve_host(host: str, port: int) -> list[str]:
 class Egress:
     """What may be reached: public addresses, and the networks in `allow` (such as `10.0.0.0/8`).
 
-    An allowed network may be reached on any port when it is named by address. Raises ValueError for a network
-    that does not parse.
+    An allowed network named by address may be reached on any port. Raises ValueError for a malformed network.
     """
 
     def __init__(self, allow: tuple[str, ...] = (), resolve: Resolve = resolve_host):
-        self._allow: tuple[IPv4Network | IPv6Network, ...] = tuple(
-            ipaddress.ip_network(network, strict=False) for network in allow
-        )
+        self._allow = tuple(ipaddress.ip_network(network, strict=False) for network in allow)
         self._resolve = resolve
 
     def check_url(self, url: str) -> str | None:
@@ -124,9 +118,13 @@ class Egress:
     def _bad_target(self, parts: SplitResult) -> str | None:
         if "@" in parts.netloc:
             return "URL must not carry a user name or password"
+        if not parts.netloc.isascii():
+            return "Host must be ASCII; international names are written xn--…"
         if (match := _NETLOC.fullmatch(parts.netloc)) is None:
             return MALFORMED
         port = int(match["port"] or (443 if parts.scheme.lower() == "https" else 80))
+        if not 0 < port < 65536:
+            return "Port is out of range"
         if match["v6"] is not None:
             return self._bad_literal(match["v6"], IPv6Address, port)
         return self._bad_host(match["name"].lower(), port)
@@ -145,9 +143,7 @@ class Egress:
             address = kind(text)
         except ValueError:
             return "Host is not a plain IP address or name"
-        if self._allows(address):
-            return None if port else "Port is out of range"
-        return self._refusal(address) or _bad_port(port)
+        return None if self._allows(address) else self._refusal(address) or _bad_port(port)
 
     def _allows(self, address: Address) -> bool:
         return any(address in network for network in self._allow)
@@ -170,15 +166,13 @@ class Egress:
     def _tls(self) -> ssl.SSLContext:
         return httpx2.create_ssl_context(trust_env=False)
 
-    def client(
-        self, timeout: httpx2.Timeout = TIMEOUT, max_connections: int = CONNECTIONS
-    ) -> httpx2.AsyncClient:
+    def client(self, timeout: httpx2.Timeout = TIMEOUT) -> httpx2.AsyncClient:
         """A client that reaches only what is allowed.
 
         Requests raise BlockedAddress, else httpx2.HTTPError. Read answers with `stream()` and `read_body`.
         """
         return httpx2.AsyncClient(
-            transport=_GuardedTransport(self, self._tls, max_connections),
+            transport=_GuardedTransport(self, self._tls),
             timeout=timeout,
             trust_env=False,
             follow_redirects=False,
@@ -190,12 +184,12 @@ class Egress:
 class _GuardedTransport(httpx2.AsyncHTTPTransport):
     """httpx2's own transport over a pool that connects through the guard; SNI and Host stay the name."""
 
-    def __init__(self, egress: Egress, tls: ssl.SSLContext, max_connections: int):
+    def __init__(self, egress: Egress, tls: ssl.SSLContext):
         super().__init__(verify=tls, trust_env=False)
         self._egress = egress
         self._pool = httpcore2.AsyncConnectionPool(
             ssl_context=tls,
-            max_connections=max_connections,
+            max_connections=CONNECTIONS,
             keepalive_expiry=15.0,
             network_backend=_GuardedBackend(egress),
         )
@@ -222,19 +216,19 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
         socket_options: Iterable[httpcore2.SOCKET_OPTION] | None = None,
     ) -> httpcore2.AsyncNetworkStream:
         try:
-            with anyio.fail_after(timeout):
-                return await self._connect(await self._egress.addresses(host, port), port)
+            addresses = await self._egress.addresses(host, port)
         except TimeoutError as exc:
-            raise httpcore2.ConnectTimeout("The host did not answer in time") from exc
+            raise httpcore2.ConnectTimeout("The host name did not resolve in time") from exc
         except OSError as exc:
             raise httpcore2.ConnectError("The host name does not resolve") from exc
+        return await self._connect(addresses, port, timeout and timeout / max(len(addresses), 1))
 
-    async def _connect(self, addresses: list[str], port: int) -> httpcore2.AsyncNetworkStream:
-        failure = httpcore2.ConnectError("The host has no address")
-        for address in addresses:
+    async def _connect(self, hosts: list[str], port: int, each: float | None) -> httpcore2.AsyncNetworkStream:
+        failure: Exception = httpcore2.ConnectError("The host has no address")
+        for host in hosts:
             try:
-                return await self._network.connect_tcp(address, port)
-            except httpcore2.ConnectError as exc:
+                return await self._network.connect_tcp(host, port, each)
+            except (httpcore2.ConnectError, httpcore2.ConnectTimeout) as exc:
                 failure = exc
         raise failure
 
@@ -245,8 +239,8 @@ class _GuardedBackend(httpcore2.AsyncNetworkBackend):
 def _malformed(url: str) -> str | None:
     if len(url) > MAX_URL:
         return f"URL is longer than {MAX_URL} characters"
-    if any(not "!" <= char <= "~" or char in '\\<>"^`{|}' for char in url):
-        return "URL has a space, control, backslash or non-ASCII character; write international names as xn--"
+    if not url.isprintable() or "\\" in url or url != url.strip():
+        return "URL has a control character, a backslash, or a space around it"
     return None
 
 
@@ -257,7 +251,7 @@ def _bad_scheme(parts: SplitResult) -> str | None:
 
 
 def _bad_port(port: int) -> str | None:
-    if port > 65535 or port in UNSAFE_PORTS or (port < 1024 and port not in (80, 443)):
+    if port in UNSAFE_PORTS or (port < 1024 and port not in (80, 443)):
         return f"Port {port} may not be used"
     return None
 

@@ -1,13 +1,39 @@
-"""A node's call as tests hand it over: it remembers what the node said, and refuses what it is told to."""
+"""What surrounds a node in tests: the models there are, the real node types, and a call that remembers."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from kernel.errors import RateLimitError
+from kernel.errors import NodeError, RateLimitError
+from kernel.models.seam import ChatModel, ModelInfo, Tokens
+from kernel.nodes.registry import registry
+from kernel.nodes.sandbox import Sandbox
+from kernel.outbound import Egress
+
+
+class KnownModels:
+    """Knows two models."""
+
+    def list(self) -> list[ModelInfo]:
+        return [ModelInfo("gpt-4", "openai", "gpt-4", "chat")]
+
+    def check(self, model_id: str) -> str | None:
+        return None if model_id in ("gpt-4", "scripted") else f"Model '{model_id}' is not supported"
+
+    def chat(self, model_id: str) -> tuple[ChatModel, str]:
+        raise NodeError("These tests run nothing")
+
+    def cost(self, model_id: str, tokens: Tokens) -> float | None:
+        return None
+
+
+MODELS = KnownModels()
+TYPES = registry(MODELS, Egress(), Sandbox())
 
 
 @dataclass
 class RecordedCall:
+    """One try at a node: keeps what the node said, and has the bounds it is given."""
+
     input: Any = None
     outputs: dict[str, Any] = field(default_factory=dict)
     tokens_left: int | None = None

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 ENTRY, EXIT = "entry", "exit"
 MAX_NODES = 1000
 MAX_EDGES = 10_000
+MAX_CONFIG_BYTES = 2**20
+"""All configs of a flow together, as JSON: what checking it may cost grows with them."""
 
 NodeId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]
 

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
 
+import orjson
 from pydantic import BaseModel
 
 from kernel.agents.flow import (
     ENTRY,
     EXIT,
+    MAX_CONFIG_BYTES,
     MAX_EDGES,
     MAX_NODES,
     Default,
@@ -107,6 +109,10 @@ def _wrong_size(flow: Flow) -> Problem | None:
         return Problem("flow.nodes", f"A flow has at most {MAX_NODES} nodes, not {len(flow.nodes)}")
     if len(flow.edges) > MAX_EDGES:
         return Problem("flow.edges", f"A flow has at most {MAX_EDGES} edges, not {len(flow.edges)}")
+    if sum(len(orjson.dumps(node.config)) for node in flow.nodes) > MAX_CONFIG_BYTES:
+        return Problem(
+            "flow.nodes", f"The configs of a flow have at most {MAX_CONFIG_BYTES >> 20} MB together"
+        )
     return None
 
 

@@ -64,7 +64,7 @@ def _no_step(schema: Mapping[str, Any], step: str | int, at: str) -> str | None:
     kinds = schema.get("type")
     if kinds is not None and needed not in (kinds if isinstance(kinds, list) else [kinds]):
         return f"'{at}' is no {needed} by the input schema, so it has no {step!r}"
-    if isinstance(step, str) and _closed(schema) and step not in schema.get("properties", {}):
+    if isinstance(step, str) and _closed(schema) and step not in _properties(schema):
         return f"The input schema has no '{join(at, step)}'"
     return None
 
@@ -74,10 +74,14 @@ def _closed(schema: Mapping[str, Any]) -> bool:
     return schema.get("additionalProperties") is False and not any(key in schema for key in open_ends)
 
 
+def _properties(schema: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = schema.get("properties")
+    return found if isinstance(found, Mapping) else {}
+
+
 def _below(schema: Mapping[str, Any], step: str | int) -> Mapping[str, Any]:
-    parts = schema.get("properties")
-    if isinstance(step, int):
-        found = schema.get("items") if "prefixItems" not in schema else None
+    if isinstance(step, str):
+        found = _properties(schema).get(step)
     else:
-        found = parts.get(step) if isinstance(parts, Mapping) else None
+        found = None if "prefixItems" in schema else schema.get("items")
     return found if isinstance(found, Mapping) else {}

@@ -129,15 +129,13 @@ class Engine:
         return record
 
     def _output(self) -> Any:
-        """One output node: its value; several: an object by node id, of those that ran."""
+        """One end that was reached: its value; several: an object by node id."""
         reached = {
             node_id: self._values[node_id]["output"]
             for node_id, when in self._graph.outputs
             if node_id in self._values and _is_live(self.records[node_id], "", when)
         }
-        if len({node_id for node_id, _ in self._graph.outputs}) == 1:
-            return next(iter(reached.values()), None)
-        return reached
+        return reached if len(reached) > 1 else next(iter(reached.values()), None)
 
 
 def _is_live(record: NodeRecord, target: str, when: str | None) -> bool:

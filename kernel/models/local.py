@@ -61,7 +61,7 @@ class LocalModel:
         self._threads = ThreadPoolExecutor(SLOTS, thread_name_prefix="local-model")
         self._loading = threading.Lock()
         self._server: Any = None
-        self._running = 0
+        self._running: set[threading.Event] = set()
 
     @property
     def loaded(self) -> bool:
@@ -70,7 +70,7 @@ class LocalModel:
     @property
     def busy(self) -> bool:
         """Whether it computes, be it for a caller that has gone."""
-        return self._running > 0
+        return bool(self._running)
 
     def unload(self) -> None:
         """Gives the memory back; calls under way end first, and the next call loads again."""
@@ -104,14 +104,14 @@ class LocalModel:
         """Runs in a thread until the answer ends or `say` answers True."""
         if stopped.is_set():
             return
-        self._running += 1
+        self._running.add(stopped)
         try:
             self._loaded_server().handle_chat_completions(body, say)
         except ValueError as exc:
             said = presentable(str(exc), None)
             raise failure(Kind.REFUSED, "local", f"Model '{MODEL}' refused the request: {said}") from exc
         finally:
-            self._running -= 1
+            self._running.discard(stopped)
 
     def _loaded_server(self) -> Any:
         with self._loading:

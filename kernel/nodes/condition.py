@@ -41,7 +41,7 @@ _NODES = re.compile(
 _POSITION = re.compile(r"ERROR: <input>:(\d+):(\d+): (?:Syntax error: )?(.{1,120})")
 
 Label = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]
-Expression = Annotated[str, Field(min_length=1, max_length=4096, description="CEL; true or false")]
+Expression = Annotated[str, Field(min_length=1, max_length=2048, description="CEL; true or false")]
 
 
 @dataclass(frozen=True, slots=True)

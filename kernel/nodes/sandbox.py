@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from kernel.errors import NodeError, Unavailable
+from kernel.errors import NodeError
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
@@ -82,7 +82,7 @@ class Sandbox:
         self._idle: list[Worker] = []
 
     async def run(self, language: str, source: Any, value: Any) -> Any:
-        """What `kernel.nodes.languages` makes of it. Raises NodeError with the reason, Unavailable."""
+        """What `kernel.nodes.languages` makes of it. Raises NodeError with the reason."""
         question = orjson.dumps({"language": language, "source": source, "value": value})
         if len(question) > MAX_QUESTION:
             raise NodeError(f"What the {language} reads is larger than {MAX_QUESTION >> 20} MB")
@@ -127,7 +127,7 @@ class Sandbox:
             ready = True
             return worker
         except (TimeoutError, asyncio.IncompleteReadError, OSError):
-            raise Unavailable("The sandbox does not start") from None
+            raise NodeError("The sandbox does not start", None, 1.0, True) from None
         finally:
             if not ready:
                 worker.kill()

@@ -14,6 +14,8 @@ from kernel.storage.store import Store
 from kernel.storage.wire import Argument
 
 VERSIONS_STAY_S = 30 * 86_400
+COUNTS_KEPT = 1_000
+"""Totals of searches with several conditions: slow to count, so counted once for each turn of the sets."""
 
 Place = tuple[str, str]
 """A set that an agent is in: field (tag, prefix or status) and value."""
@@ -68,6 +70,7 @@ class Move:
 class AgentStore:
     def __init__(self, store: Store):
         self._store = store
+        self._counted: dict[tuple[str, ...], tuple[bytes, int]] = {}
 
     async def create(
         self, ws: str, agent_id: str, draft: Draft, places: Iterable[Place], idempotency_record: str
@@ -122,9 +125,20 @@ class AgentStore:
     ) -> tuple[int, list[StoredItem]]:
         """Total, then one more than the page holds, if there are. only: the ids to choose from."""
         among = [] if only is None else sorted(only, reverse=True)
-        args = (ws, query.before or "", query.offset, query.limit, -1 if only is None else len(among))
-        total, *rows = await self._store.run("agent_page", ws, *args, *among, *_flat(places))
+        flat = _flat(places)
+        counted = (ws, *flat)
+        args: list[Argument] = [ws, query.before or "", query.offset, query.limit]
+        args += [*self._counted.get(counted, (b"", 0)), -1 if only is None else len(among), *among, *flat]
+        turn, total, *rows = await self._store.run("agent_page", ws, *args)
+        if only is None and len(flat) > 2:
+            self._keep_count(counted, turn, total)
         return total, [_item(row) for row in rows]
+
+    def _keep_count(self, counted: tuple[str, ...], turn: bytes, total: int) -> None:
+        self._counted.pop(counted, None)
+        self._counted[counted] = (turn, total)
+        if len(self._counted) > COUNTS_KEPT:
+            del self._counted[next(iter(self._counted))]
 
 
 def _item(row: Sequence[Any]) -> StoredItem:

@@ -47,10 +47,12 @@ SHARD_KEYS = {
     "key": "key:{id}",  # hash: an API key; its id is made to fall in its workspace's shard
     "user": "user:{id}",  # hash: a user
     "user_workspaces": "user:{id}:workspaces",  # zset of workspace ids, score 0
+    "runners": "runners",  # zset of runner ids, by the moment they last showed that they live
     "owner": "owner",  # string, in shard 0 alone: the user who owns the installation
 }
 
 GLOBAL_KEYS = {
+    "runners": "runners",  # zset of runner ids, by the moment they last showed that they live
     "layout": "layout",  # string: how many migrations have run
     "calls": "calls:{{{id}}}",  # counter of the scripted model's calls, by idempotency key
     "ticket": "ticket:{{{id}}}",  # string: what a stream ticket opens; lives 30 s

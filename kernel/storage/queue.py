@@ -14,6 +14,9 @@ from kernel.storage import keys
 from kernel.storage.store import Store
 
 
+FORGOTTEN_MS = 60_000
+
+
 @dataclass(frozen=True, slots=True)
 class Claim:
     """An execution in a runner's hands. `seq` is that of its last event, `spec` JSON as it was accepted."""
@@ -87,12 +90,17 @@ class QueueStore:
         )
         return Backlog(sum(queued), sum(await asyncio.gather(*map(self._held, range(keys.SHARDS)))))
 
-    async def live_runners(self) -> set[str]:
-        """Runners that hold something."""
-        rows = await asyncio.gather(
-            *(self._store.call("ZRANGE", keys.shard_key("leases", shard), 0, -1) for shard in range(keys.SHARDS))
+    async def show_life(self, runner: str, now_ms: int) -> None:
+        """Says that a runner takes work, whether it holds any or not."""
+        name = keys.global_key("runners")
+        await asyncio.gather(
+            self._store.call("ZADD", name, now_ms, runner),
+            self._store.call("ZREMRANGEBYSCORE", name, "-inf", now_ms - FORGOTTEN_MS),
         )
-        return {runner.decode() for row in rows for runner in row}
+
+    async def live_runners(self, since_ms: int) -> int:
+        """How many have shown life since then."""
+        return int(await self._store.call("ZCOUNT", keys.global_key("runners"), since_ms, "+inf"))
 
     async def _held(self, shard: int) -> int:
         runners = await self._store.call("ZRANGE", keys.shard_key("leases", shard), 0, -1)

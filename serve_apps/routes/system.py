@@ -27,13 +27,16 @@ async def healthz() -> Response:
     return Response(encode({"status": "ok"}), media_type=JSON)
 
 
+RUNNER_SILENT_MS = 5_000
+
+
 @router.get("/readyz", summary="Can it serve", responses=gives(200, Health, "It can."))
 async def readyz(request: Request) -> Response:
     """The store answers and a runner is alive; else 503."""
     kernel = getattr(request.app.state, "kernel", None)
     if kernel is None:
         raise Unavailable("The API is starting", {"reason": "starting"})
-    if not await kernel.queue.live_runners():
+    if not await kernel.queue.live_runners(kernel.clock.now_ms() - RUNNER_SILENT_MS):
         raise Unavailable("No runner is alive", {"reason": "no_runner"})
     return Response(encode({"status": "ok"}), media_type=JSON)
 

@@ -132,7 +132,7 @@ async def test_keeps_to_max_tokens(subject: Subject) -> None:
 
 async def test_several_streams_do_not_mix(subject: Subject) -> None:
     async def answer(question: str) -> str:
-        items = [item async for item in subject.model.stream(asking(question, key=question))]
+        items = [item async for item in subject.model.stream(asking(question, question, max_tokens=8))]
         return "".join(item.text for item in items if isinstance(item, TextDelta)).strip()
 
     questions = [f"Count from {n} to {n + 3}" for n in range(6)]

@@ -55,7 +55,7 @@ async def test_answers_in_pieces_and_counts(model: LocalModel) -> None:
 
 
 async def test_the_worker_of_the_cluster_answers_likewise() -> None:
-    text, _, _ = await answer(ModelWorker(str(FILE), 2), asking("What is the capital of France?"))
+    text, _, _ = await answer(ModelWorker(), asking("What is the capital of France?"))
     assert "Paris" in text
 
 

@@ -12,31 +12,8 @@ from kernel.agents import graph
 from kernel.agents.flow import Flow
 from kernel.agents.graph import ON_ERROR
 from kernel.errors import NodeError
-from kernel.models.seam import ChatModel, ModelInfo, Tokens
 from kernel.nodes.contract import NodeType
-from kernel.nodes.registry import registry
-from kernel.nodes.sandbox import Sandbox
-from kernel.outbound import Egress
-
-
-class Models:
-    """Knows two models."""
-
-    def list(self) -> list[ModelInfo]:
-        return [ModelInfo("gpt-4", "openai", "gpt-4", "chat")]
-
-    def check(self, model_id: str) -> str | None:
-        return None if model_id in ("gpt-4", "scripted") else f"Model '{model_id}' is not supported"
-
-    def chat(self, model_id: str) -> tuple[ChatModel, str]:
-        raise NodeError("These tests run nothing")
-
-    def cost(self, model_id: str, tokens: Tokens) -> float | None:
-        return None
-
-
-MODELS = Models()
-TYPES = registry(MODELS, Egress(), Sandbox())
+from tests.calls import MODELS, TYPES
 
 
 def text(node_id: str, template: str = "hi", **more: Any) -> dict[str, Any]:
@@ -247,6 +224,11 @@ class TestCheck:
 
     def test_too_many_edges(self) -> None:
         assert check([text("a")], *["entry>a"] * 10_001)[0][0] == "flow.edges"
+
+    def test_too_much_config(self) -> None:
+        assert check([text(f"n{i}", "x" * 60_000) for i in range(18)])[0][1] == (
+            "The configs of a flow have at most 1 MB together"
+        )
 
     def test_a_thousand_nodes_in_a_chain(self) -> None:
         nodes = [text(f"n{i}", f"{{{{ nodes.n{i - 1}.output }}}}" if i else "x") for i in range(1000)]

@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from kernel.errors import NodeError
 from kernel.nodes.condition import ConditionConfig, ConditionNode
 from kernel.nodes.sandbox import Sandbox
-from tests.calls import RecordedCall
-from tests.unit.test_graph import MODELS
+from tests.calls import MODELS, RecordedCall
 
 pytestmark = pytest.mark.anyio
 
@@ -143,7 +142,7 @@ def test_refuses_at_write_time(expression: str, words: str) -> None:
         {"cases": [], "expression": ""},
         {"expression": "true", "cases": [{"branch": "a", "expression": "true"}]},
         {"expression": "true", "default": "x"},
-        {"expression": "true" + " " * 4096},
+        {"expression": "true" + " " * 2048},
         {"expression": True},
         {"cases": [{"branch": "a b", "expression": "true"}]},
         {"cases": [{"branch": "<error>", "expression": "true"}]},

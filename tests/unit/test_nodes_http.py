@@ -8,8 +8,7 @@ from pydantic import ValidationError
 from kernel.errors import NodeError, NodeTimeout, ProviderError
 from kernel.nodes.http import HttpConfig, HttpNode
 from kernel.outbound import Egress
-from tests.calls import RecordedCall
-from tests.unit.test_graph import MODELS
+from tests.calls import MODELS, RecordedCall
 from tests.web import Exchange, serve
 
 pytestmark = pytest.mark.anyio

@@ -4,7 +4,7 @@ import pytest
 from kernel.agents import graph
 from kernel.agents.flow import Flow
 from kernel.nodes.registry import describe
-from tests.unit.test_graph import MODELS, TYPES
+from tests.calls import MODELS, TYPES
 
 
 def test_the_types_there_are() -> None:

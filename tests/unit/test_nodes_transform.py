@@ -7,8 +7,7 @@ import pytest
 from kernel.errors import NodeError
 from kernel.nodes.sandbox import Sandbox
 from kernel.nodes.transform import TransformConfig, TransformNode
-from tests.calls import RecordedCall
-from tests.unit.test_graph import MODELS
+from tests.calls import MODELS, RecordedCall
 
 pytestmark = pytest.mark.anyio
 

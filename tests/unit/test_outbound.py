@@ -94,9 +94,10 @@ REFUSED = [
         "http://exa\nmple.com",
     ),
     *("http://ex%61mple.com", "http://%31%32%37.0.0.1", "http://[127.0.0.1]", "http://[::1", "http://::1"),
-    *("http://example.com/" + "a" * 2048, "http://a*b.com", "http://[v1.x]", "http://1.1.1.1,8.8.8.8"),
+    *("http://example.com/" + "a" * 8192, "http://a*b.com", "http://[v1.x]", "http://1.1.1.1,8.8.8.8"),
     # international names
     *("http://аpple.com", "http://xn--pple-43d.com", "http://xn--a.com", "http://xn--99999999.com"),
+    *("http://\u212aelvin.com", "http://example.com/\ud800", " http://example.com", "http://example.com/ "),
     *("http://１２７.0.0.1", "http://ⓛocalhost", "http://example。com", "http://xn--.com"),
 ]
 
@@ -114,6 +115,7 @@ ACCEPTED = [
         "http://x.1a",
     ),
     *("https://api.example.com/%2e%2e/@x", "http://localhost.example.com", "http://example.com/a@b"),
+    'http://example.com/ä b?q={"x": 1}|^',
 ]
 
 
@@ -137,7 +139,15 @@ def test_allowed_networks_are_reachable(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://10.0.0.1", "http://127.1", "http://u@127.0.0.1", "http://127.0.0.1:0", "http://[::1]"]
+    "url",
+    [
+        "http://10.0.0.1",
+        "http://127.1",
+        "http://u@127.0.0.1",
+        "http://127.0.0.1:0",
+        "http://localhost:99999",
+        "http://[::1]",
+    ],
 )
 def test_an_allowed_network_opens_nothing_else(url: str) -> None:
     assert Egress(LOOPBACK).check_url(url)
@@ -215,6 +225,12 @@ async def test_another_address_is_tried_when_the_first_does_not_answer() -> None
     egress = Egress(LOOPBACK, resolving_to("127.0.0.99", "127.0.0.1"))
     async with serve(hello) as web, egress.client() as client:
         assert (await client.get(f"http://name.example:{web.port}")).text == "hello"
+
+
+async def test_what_is_not_ascii_is_encoded_after_the_host() -> None:
+    async with serve(hello) as web, Egress(LOOPBACK).client() as client:
+        await client.get(web.url + '/ä b?q={"x"}')
+    assert web.exchanges[0].head.startswith("GET /%C3%A4%20b?q={%22x%22} HTTP/1.1")
 
 
 async def test_the_system_resolver_is_asked_by_default() -> None:

