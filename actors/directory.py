@@ -8,7 +8,6 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import ray
-from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from actors.models import ModelWorker
@@ -52,8 +51,10 @@ def here() -> str:
     return node_id
 
 
-def _start(actor: type, name: str, *args: Any, **options: Any) -> ActorHandle:
-    return ray.remote(actor).options(name=name, **(FOREVER | options)).remote(*args)
+def _start(actor: type, name: str, *args: Any) -> Any:
+    """The handle of the actor of that name, started if there is none."""
+    remote: Any = ray.remote(actor)
+    return remote.options(name=name, **FOREVER).remote(*args)
 
 
 class RayFleet:
@@ -92,7 +93,7 @@ class RemoteModel:
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Finish]:
         worker = await asyncio.to_thread(_start, ModelWorker, MODEL_WORKER)
-        pieces = worker.stream.options(num_returns="streaming").remote(request)
+        pieces: Any = worker.stream.options(num_returns="streaming").remote(request)
         try:
             async for piece in pieces:
                 yield await piece

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 from kernel.errors import ProviderError
 from kernel.models.local import PACKAGE, LocalModel, weights
@@ -19,9 +20,12 @@ class ModelWorker:
     async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Finish]:
         if self._model is None:
             raise ProviderError(f"The local model is not installed: the package {PACKAGE} is missing")
-        async for item in self._model.stream(request):
-            yield item
-        self._used = time.monotonic()
+        try:
+            async with aclosing(self._model.stream(request)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            self._used = time.monotonic()
 
     async def idle_s(self) -> float:
         """Seconds since its last answer; 0 while it computes."""

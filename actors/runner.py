@@ -152,7 +152,9 @@ class RunnerHost:
     model: the local model as this cluster offers it. place: tells the id of the cluster node it runs on.
     """
 
-    async def __init__(self, name: str, model: ChatModel, place: Callable[[], str]):
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, name: str, model: ChatModel, place: Callable[[], str]
+    ):
         settings = Settings()
         self._opened = Kernel.opened(settings, local=model, name=name)
         kernel = await self._opened.__aenter__()

@@ -109,7 +109,7 @@ def _free_name(names: list[str]) -> str:
 class SupervisorHost:
     """The actor around the supervisor. `fleet` is how it reaches the runners."""
 
-    async def __init__(self, fleet: Fleet):
+    async def __init__(self, fleet: Fleet):  # type: ignore[misc]  # Ray awaits it
         settings = Settings()
         self._opened = Kernel.opened(settings, name="supervisor")
         kernel = await self._opened.__aenter__()

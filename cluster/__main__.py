@@ -1,4 +1,8 @@
-"""`python -m cluster`: up, down, status, doctor, key. Exit codes: 0 fine, 1 refused, 3 not running, 130 interrupted."""
+"""`python -m cluster`: up, down, status, doctor, key.
+
+Exit codes: 0 fine, 1 refused, 3 not running, 130 interrupted.
+`lifecycle` brings the kernel and an HTTP client, so it is imported only where used: the keeper stays light.
+"""
 
 import json
 import sys
@@ -23,25 +27,25 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
 @app.command()
 def up() -> None:
     """Start the platform in the background and run the first agent."""
-    from cluster import up as starting
+    from cluster import lifecycle
 
-    starting.up(Home(Settings().root), Settings())
+    lifecycle.up(Home(Settings().root), Settings())
 
 
 @app.command()
 def down() -> None:
     """Stop the platform. All data is kept."""
-    from cluster import up as starting
+    from cluster import lifecycle
 
-    starting.down(Home(Settings().root))
+    lifecycle.down(Home(Settings().root))
 
 
 @app.command()
 def key() -> None:
     """Make another key for the owner, who lost theirs."""
-    from cluster import up as starting
+    from cluster import lifecycle
 
-    starting.new_key(Home(Settings().root), Settings())
+    lifecycle.new_key(Home(Settings().root), Settings())
 
 
 @app.command()

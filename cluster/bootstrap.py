@@ -22,7 +22,8 @@ WANTED = (3, 11)
 def main() -> None:
     began = time.monotonic()
     if sys.version_info[:2] != WANTED:
-        refuse(f"Python {sys.version.split()[0]} is not 3.11", "install python3.11, or name it: make up PYTHON=…")
+        have = sys.version.split()[0]
+        refuse(f"Python {have} is not 3.11", "install python3.11, or name it: make up PYTHON=…")
     wanted = digest()
     if not STAMP.exists() or STAMP.read_text() != wanted:
         install()
@@ -55,11 +56,11 @@ def install() -> None:
 def run(*command: str) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     done = subprocess.run(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     if done.returncode:
         print(done.stdout, file=sys.stderr)
-        refuse(f"`{' '.join(command[:4])} …` failed", "see above: is the package index reachable, is the disk full?")
+        refuse(f"`{' '.join(command[:4])} …` failed", "see above: is the index reachable, the disk full?")
 
 
 def packages() -> int:

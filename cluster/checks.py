@@ -1,4 +1,4 @@
-"""What a machine must offer before anything is started. `up` refuses on the first failure, `doctor` shows all."""
+"""What a machine must offer before anything starts: `up` refuses on the first failure, `doctor` shows all."""
 
 import shutil
 import sys

@@ -1,5 +1,6 @@
 """The platform's first run: the code reviewer of the API reference, over the public API like any client."""
 
+import json
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -92,7 +93,7 @@ def _events(api: httpx2.Client, execution: str) -> Iterator[dict[str, Any]]:
         answer.raise_for_status()
         for event in httpx2.EventSource(answer):
             if event.data:
-                yield event.json()
+                yield json.loads(event.data)
 
 
 def _json(answer: httpx2.Response) -> dict[str, Any]:
@@ -106,7 +107,7 @@ def _json(answer: httpx2.Response) -> dict[str, Any]:
 
 
 class Wrapped:
-    """Prints text that arrives in pieces, each word as soon as it is whole."""
+    """Prints text that arrives in pieces, each word once it is whole; the indentation of lines is kept."""
 
     def __init__(self) -> None:
         self._column = 0
@@ -114,10 +115,11 @@ class Wrapped:
 
     def write(self, text: str) -> None:
         for character in text:
-            if character.isspace():
+            if character == "\n":
                 self._put()
-                if character == "\n":
-                    self._end_line()
+                self._end_line()
+            elif character.isspace() and (self._column or self._word.strip()):
+                self._put()
             else:
                 self._word += character
 
@@ -126,7 +128,8 @@ class Wrapped:
         self._end_line()
 
     def _put(self) -> None:
-        if not self._word:
+        if not self._word.strip():
+            self._word = ""
             return
         if self._column and self._column + 1 + len(self._word) > WIDTH:
             self._end_line()

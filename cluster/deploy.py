@@ -5,6 +5,7 @@ JSON object on a line of standard output.
 """
 
 import json
+import logging
 import sys
 
 import ray
@@ -23,7 +24,9 @@ NAMESPACE = "codexos"
 
 def main(gcs_port: int) -> None:
     settings = Settings()
-    ray.init(f"{LOOPBACK}:{gcs_port}", namespace=NAMESPACE, logging_level="WARNING", log_to_driver=False)
+    ray.init(
+        f"{LOOPBACK}:{gcs_port}", namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False
+    )
     say("cluster", _size())
     directory.start()
     serve.start(

@@ -152,7 +152,7 @@ def _interfaces(state: State) -> Finding:
     return Finding(
         "interfaces",
         f"open on all: {', '.join(map(str, ports))}",
-        remedy="Ray's own, guarded by the token in secrets/ray-token; close them in the firewall of a shared network",
+        remedy="Ray's own, guarded by secrets/ray-token; on a shared network close them in the firewall",
     )
 
 

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 ERRORS = {
-    400: ("VALIDATION_ERROR", "The request is not valid HTTP, names another host, or its header is too large"),
+    400: ("VALIDATION_ERROR", "The request is not valid, names another host, or its header is too large"),
     405: ("METHOD_NOT_ALLOWED", "Method not allowed"),
     408: ("VALIDATION_ERROR", "The request did not arrive in time"),
     414: ("VALIDATION_ERROR", "The URL is too long"),

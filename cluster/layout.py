@@ -2,7 +2,7 @@
 
     valkey/ milvus/ objects/   data
     logs/                      one file for each part; `logs/ray` leads to Ray's own
-    run/                       state.json, progress.jsonl, keeper.lock, haproxy.pid: gone after `down` means nothing
+    run/                       state.json, progress.jsonl, keeper.lock, haproxy.pid, configurations made anew
     secrets/                   ray-token, store-password (mode 600, the folder 700)
     connection.json            base_url, api_key, dashboard_url (mode 600)
 

@@ -1,6 +1,7 @@
-"""What a keeper remembers of its platform: `run/state.json` for the next command, `run/progress.jsonl` for `up`.
+"""What a keeper remembers of its platform, and what it tells `up` while it starts.
 
-Only the keeper writes both, and `down` removes them when no keeper is left.
+run/state.json       processes, ports and restarts, for the next command; the ports outlive `down`
+run/progress.jsonl   one Step a line
 """
 
 import json
@@ -56,7 +57,7 @@ class State(BaseModel):
 
 
 class Step(BaseModel):
-    """One line of `up`. kind `done`: facts and seconds; `failed`: facts is the problem; `ready`: all parts serve."""
+    """One line of `up`. `done`: facts and seconds; `failed`: facts is the problem; `ready`: all serve."""
 
     model_config = ConfigDict(frozen=True)
 

@@ -1,4 +1,4 @@
-"""`status`: what runs, read from the keeper's record and /proc. Nothing is asked of Ray, so it always answers."""
+"""`status`: what runs, from the keeper's record and /proc. Ray is not asked, so there is always an answer."""
 
 import re
 import socket

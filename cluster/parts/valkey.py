@@ -70,16 +70,16 @@ class Valkey(Daemon):
         return "\n".join(lines) + "\n"
 
     def _refusal(self) -> Refused:
-        output, folder = self.output(), self.site.home.valkey
-        if any(sign in output for sign in DAMAGE):
-            manifest = folder / "appendonlydir" / "appendonly.aof.manifest"
-            return Refused(
-                f"the store's file {damaged_file(output) or manifest} is damaged",
-                f"copy {folder} away, then run `{self.checker} --fix {manifest}` "
-                "(it cuts off what follows the damage), or put a backup in its place",
-            )
-        last = output.strip().rpartition("\n")[2] or "no output"
-        return Refused(f"the store did not start ({last})", f"see {self.log}")
+        output = self.output()
+        if not any(sign in output for sign in DAMAGE):
+            last = output.strip().rpartition("\n")[2] or "no output"
+            return Refused(f"the store did not start ({last})", f"see {self.log}")
+        folder = self.site.home.valkey
+        damaged = folder / "appendonlydir" / (damaged_file(output) or "")
+        mend = "put a backup in its place"
+        if damaged.suffix == ".aof":
+            mend = f"run `{self.checker} --fix {damaged}` (cuts off what follows the damage), or {mend}"
+        return Refused(f"the store's file {damaged} is damaged", f"copy {folder} away, then {mend}")
 
 
 def binary() -> Path:

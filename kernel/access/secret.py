@@ -43,10 +43,10 @@ def keyed_hash(pepper: bytes, token: str) -> bytes:
     return hmac.digest(pepper, token.encode(), "sha256")
 
 
-def read_pepper(folder: Path) -> bytes:
-    """The pepper in `folder`, made when there is none. Processes that start at once agree on one."""
-    path = folder / "pepper"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+def read_pepper(root: Path) -> bytes:
+    """`secrets/pepper`, made when there is none. Processes that start at once agree on one."""
+    path = root / "secrets" / "pepper"
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
         _make(path)
     pepper = path.read_bytes()

@@ -112,7 +112,7 @@ class Agents:
     async def delete(self, ws: str, agent_id: str, if_match: str | None = None) -> None:
         while True:
             record = await self._fetch(ws, agent_id, if_match)
-            if await self._store.delete(ws, agent_id, record.stored, _places(record.document)):
+            if await self._store.delete(ws, agent_id, record.mark, _places(record.document)):
                 return
 
     def validate(self, body: Any) -> Sequence[Problem]:
@@ -181,7 +181,7 @@ class Agents:
         draft = _draft(record.id, document, record.document, self._clock.now_ms())
         before, after = set(_places(record.document)), set(_places(document))
         move = Move(sorted(before - after), sorted(after - before))
-        if not await self._store.update(ws, record.id, record.stored, status, draft, move):
+        if not await self._store.update(ws, record.id, record.mark, status, draft, move):
             return None
         return record.after(document, status, draft.item)
 

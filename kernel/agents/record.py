@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field, field_validator
 
 from kernel.agents.flow import Edge, Flow, Node, Part
 from kernel.clock import rfc3339
-from kernel.storage.agents import Draft, Stats, StoredAgent, StoredItem
+from kernel.storage.agents import Draft, Mark, Stats, StoredAgent, StoredItem
 from kernel.text import Name, clean_name, clean_text, refuse_null
 
 FIRST_VERSION = "1.0.0"
@@ -146,21 +146,27 @@ class AgentRecord:
     """An agent as it was read."""
 
     id: str
-    stored: StoredAgent
+    listed: StoredItem
+    revision: int
     document: Document
 
     @classmethod
     def of(cls, agent_id: str, stored: StoredAgent) -> "AgentRecord":
-        return cls(agent_id, stored, Document.model_construct(**orjson.loads(stored.document)))
+        document = Document.model_construct(**orjson.loads(stored.document))
+        return cls(agent_id, stored.listed, stored.revision, document)
 
     @property
     def status(self) -> str:
-        return self.stored.listed.status
+        return self.listed.status
+
+    @property
+    def mark(self) -> Mark:
+        return Mark(self.revision, self.status)
 
     @property
     def etag(self) -> str:
         """With its quotes. It changes with what people change and with the status, not with executions."""
-        return f'"{self.document.version}-{self.stored.revision}-{self.status}"'
+        return f'"{self.document.version}-{self.revision}-{self.status}"'
 
     def matches(self, if_match: str | None) -> bool:
         """Whether an `If-Match` header lets a change through."""
@@ -170,13 +176,12 @@ class AgentRecord:
 
     def after(self, document: Document, status: str, item: bytes) -> "AgentRecord":
         """What it is once that is stored."""
-        listed = replace(self.stored.listed, status=status, item=item)
-        stored = replace(self.stored, listed=listed, revision=self.stored.revision + 1)
-        return AgentRecord(self.id, stored, document)
+        listed = replace(self.listed, status=status, item=item)
+        return AgentRecord(self.id, listed, self.revision + 1, document)
 
     def shown(self) -> dict[str, Any]:
         """The body of `GET /agents/{id}`."""
-        return self.document.shown(self.id) | shown_item(self.stored.listed)
+        return self.document.shown(self.id) | shown_item(self.listed)
 
 
 def shown_item(stored: StoredItem) -> dict[str, Any]:

@@ -9,8 +9,9 @@ import jsonschema
 import orjson
 
 from kernel.access.principal import Principal
-from kernel.agents.catalog import Agents, CurrentAgent
+from kernel.agents.catalog import Agents
 from kernel.agents.flow import Flow
+from kernel.agents.record import CurrentAgent
 from kernel.clock import Clock, rfc3339
 from kernel.errors import Conflict, NotFound, PayloadTooLarge, Problem, ValidationError
 from kernel.executions.events import ExecutionCancelled, ExecutionStarted

@@ -29,13 +29,26 @@ class Outcome:
 class Call(Protocol):
     """One attempt at one node, as the engine hands it over."""
 
-    execution_id: str
-    node_id: str
-    attempt: int
-    idempotency_key: str
-    """The same for every attempt at this node of this execution."""
-    context: Mapping[str, Any]
-    """`{"input": …, "nodes": {id: {"output": …}}, "execution": {"id": …}}`."""
+    @property
+    def execution_id(self) -> str: ...
+
+    @property
+    def node_id(self) -> str: ...
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first."""
+        ...
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this node of this execution."""
+        ...
+
+    @property
+    def context(self) -> Mapping[str, Any]:
+        """`{"input": …, "nodes": {id: {"output": …}}, "execution": {"id": …}}`."""
+        ...
 
     def token(self, text: str) -> None:
         """Streams a piece of output to whoever watches."""

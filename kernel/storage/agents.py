@@ -50,6 +50,14 @@ class StoredAgent:
 
 
 @dataclass(frozen=True, slots=True)
+class Mark:
+    """How far an agent has come: what a change is made against."""
+
+    revision: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class Draft:
     """What to store: `document` and `history` are empty when the version stays."""
 
@@ -87,18 +95,16 @@ class AgentStore:
         found = await self._store.run("agent_read", ws, ws, agent_id)
         return StoredAgent(_item(found[:3]), int(found[3]), found[4]) if found else None
 
-    async def update(
-        self, ws: str, agent_id: str, was: StoredAgent, status: str, draft: Draft, move: Move
-    ) -> bool:
+    async def update(self, ws: str, agent_id: str, was: Mark, status: str, draft: Draft, move: Move) -> bool:
         """False when the agent is no longer as it was read."""
-        args: list[Argument] = [ws, agent_id, was.revision, was.listed.status, status]
+        args: list[Argument] = [ws, agent_id, was.revision, was.status, status]
         args += [draft.version, draft.item, draft.document, draft.history]
         args += [len(move.leaves), *_flat(move.leaves), *_flat(move.joins)]
         return bool(await self._store.run("agent_update", ws, *args))
 
-    async def delete(self, ws: str, agent_id: str, was: StoredAgent, places: Iterable[Place]) -> bool:
+    async def delete(self, ws: str, agent_id: str, was: Mark, places: Iterable[Place]) -> bool:
         """False when the agent is no longer as it was read."""
-        args = (ws, agent_id, was.revision, was.listed.status, VERSIONS_STAY_S)
+        args = (ws, agent_id, was.revision, was.status, VERSIONS_STAY_S)
         return bool(await self._store.run("agent_delete", ws, *args, *_flat(places)))
 
     async def exists(self, ws: str, agent_id: str) -> bool:

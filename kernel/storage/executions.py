@@ -147,12 +147,9 @@ class ExecutionStore:
         self, workspace_id: str, filters: Mapping[str, str], low: str, high: str, query: PageQuery
     ) -> Page[dict[str, str]]:
         """Rows of record fields. filters: agent, status, label; low and high: lexical bounds of ids."""
+        where: list[Argument] = [low, high, query.before or "", query.offset, query.limit]
         flat = [part for pair in filters.items() for part in pair]
-        total, *rows = await self._store.run(
-            "execution_page",
-            workspace_id,
-            *(workspace_id, low, high, query.before or "", query.offset, query.limit, *flat),
-        )
+        total, *rows = await self._store.run("execution_page", workspace_id, workspace_id, *where, *flat)
         items = [_row(row) for row in rows[: query.limit]]
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
 

@@ -58,7 +58,7 @@ class Wire(asyncio.Protocol):
             return future
         if not self._out:
             self._loop.call_soon(self._flush)
-        self._out.append(hiredis.pack_command(command))
+        self._out.append(_packed(command))
         self._waiting.append((future, self._loop.time()))
         if self._watch is None and self._answer_within is not None:
             self._watch = self._loop.call_later(self._answer_within, self._overdue)
@@ -69,7 +69,7 @@ class Wire(asyncio.Protocol):
         if not self.lost.is_set():
             if not self._out:
                 self._loop.call_soon(self._flush)
-            self._out.append(hiredis.pack_command(command))
+            self._out.append(_packed(command))
 
     def close(self) -> None:
         if self._transport is not None:
@@ -122,6 +122,11 @@ class Wire(asyncio.Protocol):
 
 
 _NOTHING = object()
+
+
+def _packed(command: tuple[Argument, ...]) -> bytes:
+    packed: bytes = hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub asks for one-tuples
+    return packed
 
 
 async def connect(

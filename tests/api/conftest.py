@@ -128,5 +128,7 @@ async def runner(kernel: Kernel) -> AsyncGenerator[Runner]:
     runner = Runner("runner-test", *parts)
     serving = asyncio.create_task(runner.serve())
     yield runner
-    serving.cancel()
-    await asyncio.gather(serving, *(held.task for held in runner.held.values()), return_exceptions=True)
+    tasks = [serving, *(held.task for held in runner.held.values())]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -375,9 +375,10 @@ class TestKeys:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("name", ""), ("name", " "), ("name", "a\u202eb"), ("name", "x" * 129), ("name", 1), ("name", None),
-            ("scopes", []), ("scopes", ["root"]), ("scopes", "admin"), ("scopes", None),
-            ("expires_at", "2030-01-01"), ("expires_at", "2030-01-01T00:00:00"), ("expires_at", 1_900_000_000),
+            ("name", ""), ("name", " "), ("name", "a\u202eb"), ("name", "x" * 129), ("name", 1),
+            ("name", None), ("scopes", []), ("scopes", ["root"]), ("scopes", "admin"), ("scopes", None),
+            ("expires_at", "2030-01-01"),
+            ("expires_at", "2030-01-01T00:00:00"), ("expires_at", 1_900_000_000),
             ("expires_at", "2030-02-30T00:00:00Z"), ("expires_at", "2030-01-01T00:00:00+25:00"),
             ("agents", ["agent_1"]), ("agents", "all"), ("collections", [new_id("agent")]),
             ("is_admin", True), ("id", new_id("key")),
@@ -412,14 +413,15 @@ class TestWorkspaces:
 class TestPepper:
     def test_is_made_once_and_private(self, tmp_path: Path) -> None:
         with ThreadPoolExecutor(8) as pool:
-            peppers = set(pool.map(lambda _: read_pepper(tmp_path / "secrets"), range(64)))
+            peppers = set(pool.map(lambda _: read_pepper(tmp_path), range(64)))
         assert len(peppers) == 1
         assert len(peppers.pop()) == 32
         assert [path.name for path in (tmp_path / "secrets").iterdir()] == ["pepper"]
         assert (tmp_path / "secrets" / "pepper").stat().st_mode & 0o777 == 0o600
 
     def test_a_damaged_one_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "pepper").write_bytes(b"short")
+        read_pepper(tmp_path)
+        (tmp_path / "secrets" / "pepper").write_bytes(b"short")
         with pytest.raises(CodexError, match="damaged"):
             read_pepper(tmp_path)
 

@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Callable
 
+import httpx2
+
 from cluster import checks, demo, owner, printing
 from cluster.environment import resolved
 from cluster.failure import Refused
@@ -20,16 +22,15 @@ STOP_S = 60.0
 
 
 def up(home: Home, settings: Settings) -> None:
-    """Returns when the platform serves and its first run is through. Raises Refused, with all stopped again."""
+    """Returns when the platform serves and its first run is through. Raises Refused, all stopped again."""
     state = read_state(home)
     if state and state.keeper_alive() and state.ready:
         return _already(home, state)
+    if state and state.keeper_alive():
+        return _follow(home, lambda: not state.keeper_alive())
     checks.demand(checks.preflight(home, settings, running=bool(state and state.any_alive())))
     home.prepare()
-    _start(home)
-    state = read_state(home)
-    assert state
-    _introduce(home, settings, state)
+    _start(home, settings)
 
 
 def _already(home: Home, state: State) -> None:
@@ -37,19 +38,18 @@ def _already(home: Home, state: State) -> None:
     printing.closing(home, owner.connection(home, state.url, None), key_is_new=False)
 
 
-def _start(home: Home) -> None:
-    state = read_state(home)
-    if state and state.keeper_alive():
-        return _follow(home, lambda: not state.keeper_alive())
+def _start(home: Home, settings: Settings) -> None:
     child = _launch_keeper(home)
     try:
         _follow(home, lambda: child.poll() is not None)
+        _introduce(home, settings)
     except KeyboardInterrupt:
-        printing.line("  stopping what was started …")
+        printing.line("\n  stopping what was started …")
         child.terminate()
         child.wait()
         raise
     except Refused:
+        child.terminate()
         child.wait()
         raise
 
@@ -84,8 +84,10 @@ def _follow(home: Home, ended: Callable[[], bool]) -> None:
         time.sleep(0.1)
 
 
-def _introduce(home: Home, settings: Settings, state: State) -> None:
+def _introduce(home: Home, settings: Settings) -> None:
     """The first key, the model, the first run, and where to go from here."""
+    state = read_state(home)
+    assert state
     key = asyncio.run(owner.first_key(resolved(settings, home, state.ports)))
     connection = owner.connection(home, state.url, key)
     if connection.api_key:
@@ -94,10 +96,14 @@ def _introduce(home: Home, settings: Settings, state: State) -> None:
 
 
 def _show(connection: Connection) -> None:
+    """A first run that fails is told, but stops nothing: the platform serves."""
     began = time.monotonic()
     with demo.client(connection) as api:
-        printing.step("model", demo.model_state(api), time.monotonic() - began)
-        demo.run(api)
+        try:
+            printing.step("model", demo.model_state(api), time.monotonic() - began)
+            demo.run(api)
+        except (Refused, httpx2.HTTPError) as failure:
+            printing.step("first run", str(failure), mark=printing.FAILED)
 
 
 def new_key(home: Home, settings: Settings) -> None:

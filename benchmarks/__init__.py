@@ -1,0 +1,1 @@
+"""Where the platform's figures come from: `python -m benchmarks.run`, explained in README.md."""

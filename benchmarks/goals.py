@@ -1,0 +1,79 @@
+"""What the platform must reach, and whether it did."""
+
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from benchmarks.results import Values, shown, table
+
+HEAD = ("what", "goal", "measured", "met")
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """`words` say what `metric` of `case` is; the median of its figures is compared with `limit`."""
+
+    bench: str
+    case: str
+    metric: str
+    words: str
+    sign: Literal["≥", "≤"]
+    limit: float
+    unit: str
+
+    def row(self, values: Values) -> tuple[str, ...]:
+        found = values.get((self.case, self.metric))
+        if not found:
+            return (self.words, self._wanted, "not measured", "")
+        return (
+            self.words,
+            self._wanted,
+            f"{shown(found)} {self.unit}",
+            "yes" if self._met(found) else "**no**",
+        )
+
+    @property
+    def _wanted(self) -> str:
+        return f"{self.sign} {self.limit:g} {self.unit}"
+
+    def _met(self, found: Iterable[float]) -> bool:
+        middle = statistics.median(found)
+        return middle >= self.limit if self.sign == "≥" else middle <= self.limit
+
+
+STORED = {
+    "list": "list page of 20 agents",
+    "search_rare": "search of a word that one agent has",
+    "search_rare_active": "the same with `status=active`",
+    "search_common": "search of a word that every agent has",
+    "search_common_active": "the same with `status=active`",
+    "execute": "new executions, awaited",
+    "list_executions": "list page of 20 executions",
+}
+"""Case of `stored` -> what it is."""
+
+GOALS = (
+    Goal("exec", "codexos/hayhooks c=16", "ratio", "trivial flow c=16, beside Hayhooks", "≥", 1.2, "×"),
+    Goal("exec", "codexos/celery c=16", "ratio", "trivial flow c=16, beside Celery", "≥", 2, "×"),
+    Goal("exec", "codexos/dbos-pg c=16", "ratio", "trivial flow c=16, beside DBOS on Postgres", "≥", 6, "×"),
+    Goal("exec", "codexos c=16", "p50_ms", "trivial flow c=16, p50", "≤", 30, "ms"),
+    Goal("exec", "codexos c=1", "p50_ms", "trivial flow c=1, p50", "≤", 8, "ms"),
+    Goal("exec", "codexos c=1", "p99_ms", "trivial flow c=1, p99", "≤", 20, "ms"),
+    Goal("get", "agent/healthz", "ratio", "`GET /v1/agents/{id}` c=16, beside the no-op", "≥", 0.5, "×"),
+    Goal("burst", "1000", "done_s", "1,000 executions of a 1 s call on one runner, all done", "≤", 6, "s"),
+    Goal("streams", "500", "lag_p99_ms", "500 open streams, event lag p99", "≤", 250, "ms"),
+    Goal("streams", "500", "faults", "500 open streams, gaps and missing ends", "≤", 0, ""),
+    *(
+        Goal("stored", f"{case} 100000/100", "ratio", f"at 100,000 stored beside 100: {words}", "≥", 0.9, "×")
+        for case, words in STORED.items()
+    ),
+    Goal("idle", "platform", "pss_mb", "idle, PSS of all processes", "≤", 2000, "MB"),
+    Goal("idle", "platform", "cpu_percent", "idle, of one core", "≤", 25, "%"),
+    Goal("up", "warm", "ready_s", "`python -m cluster up`, warm, the first run included", "≤", 60, "s"),
+)
+
+
+def goals_table(found: Mapping[str, Values]) -> str:
+    """Of the benchmarks that `found` has figures of."""
+    return table(HEAD, (goal.row(found[goal.bench]) for goal in GOALS if goal.bench in found))

@@ -1,0 +1,2 @@
+. "$(dirname "$0")/../../lib/common.sh"; . "$(dirname "$0")/request.sh"
+[ -x "$PLATFORM_PYTHON" ] || { echo "codexos: $PLATFORM_PYTHON is missing: make up once" >&2; exit 1; }

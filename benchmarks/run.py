@@ -1,0 +1,136 @@
+"""`python -m benchmarks.run`: one command for each figure, and `report` to show them all.
+
+Each command appends its figures to the results and prints its rows of the table of goals. Loads are bounded in
+time and number and go to loopback only.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import burst as bursts
+from benchmarks import executions, gets, results, stored
+from benchmarks import idle as idling
+from benchmarks import report as reports
+from benchmarks import streams as streaming
+from benchmarks.goals import goals_table
+from benchmarks.installation import Installation
+from benchmarks.results import Figure
+
+RESULTS = Path(__file__).parent / "results.tsv"
+
+Seconds = Annotated[int, typer.Option(min=1, max=60, help="of each load")]
+Rounds = Annotated[int, typer.Option(min=1, max=20, help="how often, by turns")]
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Book:
+    """Where the figures of one run of a benchmark are written."""
+
+    file: Path
+    run: str
+
+    def keep(self, bench: str, figures: Iterable[Figure]) -> None:
+        """One by one, so that what was measured before a failure stays."""
+        kept: list[Figure] = []
+        for figure in figures:
+            results.append(self.file, bench, [figure], self.run)
+            kept.append(figure)
+        typer.echo(goals_table({bench: results.by_case(kept)}))
+
+
+@app.callback()
+def main(context: typer.Context, file: Annotated[Path, typer.Option("--results")] = RESULTS) -> None:
+    """Measures the platform beside its goals. --results is the TSV to append to."""
+    context.obj = Book(file, results.moment())
+
+
+@app.command("exec")
+def exec_(
+    context: typer.Context,
+    seconds: Seconds = 8,
+    passes: Rounds = 2,
+    peers: Annotated[str, typer.Option(help="names, by commas")] = ",".join(executions.PEERS),
+) -> None:
+    """A trivial flow, awaited over HTTP at c=1, 16 and 64, beside its peers."""
+    effort = executions.Effort(seconds, passes, (1, 16, 64))
+    context.obj.keep("exec", executions.beside_peers(effort, peers.split(",")))
+
+
+@app.command()
+def get(context: typer.Context, seconds: Seconds = 5, rounds: Rounds = 4) -> None:
+    """GET of an agent beside a no-op through the same Serve."""
+    with Installation("get").running() as installation:
+        context.obj.keep("get", gets.beside_noop(installation, seconds, rounds))
+
+
+@app.command()
+def burst(
+    context: typer.Context,
+    count: Annotated[int, typer.Option(min=1, max=5000)] = 1000,
+    rounds: Rounds = 3,
+) -> None:
+    """Executions of a call of a second, submitted at once to one runner."""
+    with Installation("burst", settings=bursts.ONE_RUNNER).running() as installation:
+        for _ in range(rounds):
+            context.obj.keep("burst", bursts.burst(installation, count))
+
+
+@app.command()
+def streams(
+    context: typer.Context,
+    count: Annotated[int, typer.Option(min=1, max=2000)] = 500,
+    tokens: Annotated[int, typer.Option(min=1, max=1000)] = 30,
+    gap_ms: Annotated[int, typer.Option(min=10, max=10_000)] = 500,
+    rounds: Rounds = 2,
+) -> None:
+    """Open WebSocket streams of running executions."""
+    plan = streaming.Plan(count, tokens, gap_ms)
+    with Installation("streams").running() as installation:
+        for _ in range(rounds):
+            context.obj.keep("streams", streaming.streams(installation, plan))
+
+
+@app.command("stored")
+def stored_(
+    context: typer.Context,
+    small: Annotated[int, typer.Option(min=1, max=10_000)] = 100,
+    large: Annotated[int, typer.Option(min=2, max=1_000_000)] = 100_000,
+    seconds: Seconds = 3,
+    rounds: Rounds = 6,
+) -> None:
+    """Lists, searches and new executions where little and where much is stored."""
+    low, high = stored.sides(small, large)
+    with low.running(), high.running():
+        (less, _), (more, sizes) = stored.fill(low, small), stored.fill(high, large)
+        if sizes:
+            results.append(context.obj.file, "memory", sizes, context.obj.run)
+        context.obj.keep("stored", stored.compared(less, more, seconds, rounds))
+
+
+@app.command()
+def idle(context: typer.Context, seconds: Annotated[int, typer.Option(min=1, max=600)] = 60) -> None:
+    """Memory and processor time of a platform that nobody uses."""
+    with Installation("idle").running() as installation:
+        context.obj.keep("idle", idling.idle(installation, seconds))
+
+
+@app.command()
+def up(context: typer.Context, rounds: Rounds = 3) -> None:
+    """Seconds from `python -m cluster up` to ready, with warm caches."""
+    context.obj.keep("up", idling.warm_starts(Installation("up"), rounds))
+
+
+@app.command()
+def report(context: typer.Context) -> None:
+    """The newest run of each, as Markdown."""
+    typer.echo(reports.report(context.obj.file))
+
+
+if __name__ == "__main__":
+    app()
