@@ -14,17 +14,7 @@ from benchmarks.results import Figure
 RUN = Path(__file__).parent / "peers" / "run.sh"
 PEERS = ("bare", "hayhooks", "celery", "dbos-pg", "codexos")
 OURS = "codexos"
-METRICS = (
-    "req_s",
-    "p50_ms",
-    "p99_ms",
-    "errors",
-    "cpu_ms_per_req",
-    "rss_mb",
-    "pss_mb",
-    "startup_s",
-    "calib_ms",
-)
+METRICS = ("req_s", "p50_ms", "p99_ms", "errors", "cpu_ms_per_req", "pss_mb", "startup_s", "calib_ms")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +27,7 @@ class Effort:
 
 
 def beside_peers(effort: Effort, peers: Sequence[str] = PEERS) -> Iterator[Figure]:
-    """Each pass starts, measures and stops all peers one after the other; every second pass in turned order."""
+    """Each pass starts, measures and stops all peers in turn; every second pass in turned order."""
     demand_wrk()
     for number in range(effort.passes):
         rows = _pass(effort, peers if number % 2 == 0 else peers[::-1])

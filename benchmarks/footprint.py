@@ -1,4 +1,4 @@
-"""What a tree of processes uses, read from /proc, and its end. Standard library only: shell scripts run it too.
+"""What a tree of processes uses, read from /proc, and its end. Standard library only: shells run it too.
 
 footprint.py use PIDFILE    RSS MB, PSS MB, CPU seconds, number of processes; tabs between
 footprint.py stop PIDFILE   end the trees: SIGTERM, eight seconds later SIGKILL

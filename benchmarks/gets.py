@@ -1,31 +1,56 @@
-"""Reading one agent with a key, beside a no-op through the same Serve: `/healthz` of the same application.
+"""Reading one agent with a key, beside two no-ops through the same Serve.
 
-That no-op passes HAProxy, the replica and the application's own layers, and asks nothing of the store.
+`noop` is a FastAPI route that does nothing in a deployment of its own; `healthz` is that of the platform's
+application, whose layers it passes. Both come through the same HAProxy and have as many replicas.
 """
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 from benchmarks.http_load import Request, load
-from benchmarks.installation import ECHO, Installation
+from benchmarks.installation import ECHO, REPOSITORY, Installation
 from benchmarks.results import Figure
+from cluster.environment import child_environment
+from cluster.layout import Home
+from cluster.state import read_state
+from configs.settings import Settings
 
 CONNECTIONS = 16
+WARM_UP = -1
 
 
-def beside_noop(installation: Installation, seconds: int, rounds: int) -> Iterator[Figure]:
-    """By turns, every second round in turned order; the ratio is of requests per second within a round."""
-    agent = installation.agent("Echo", ECHO)
-    requests = {
-        "agent": Request(f"{installation.url}/v1/agents/{agent}", installation.headers),
-        "healthz": Request(f"{installation.url}/healthz", {}),
-    }
-    for number in range(-1, rounds):
+def beside_noops(installation: Installation, seconds: int, rounds: int) -> Iterator[Figure]:
+    """By turns, every second round in turned order; ratios are of requests per second within a round."""
+    _deploy_noop(installation)
+    requests = _requests(installation)
+    for number in range(WARM_UP, rounds):
         order = sorted(requests, reverse=number % 2 == 1)
         loads = {case: load(requests[case], CONNECTIONS, seconds) for case in order}
-        if number < 0:
+        if number == WARM_UP:
             continue
         for case, measured in loads.items():
             yield Figure(case, "req_s", measured.req_s)
             yield Figure(case, "p50_ms", measured.p50_ms)
             yield Figure(case, "p99_ms", measured.p99_ms)
-        yield Figure("agent/healthz", "ratio", loads["agent"].req_s / loads["healthz"].req_s)
+        for noop in ("noop", "healthz"):
+            yield Figure(f"agent/{noop}", "ratio", loads["agent"].req_s / loads[noop].req_s)
+
+
+def _requests(installation: Installation) -> dict[str, Request]:
+    agent = installation.agent("Echo", ECHO)
+    return {
+        "agent": Request(f"{installation.url}/v1/agents/{agent}", installation.headers),
+        "healthz": Request(f"{installation.url}/healthz", {}),
+        "noop": Request(f"{installation.url}/noop/", {}),
+    }
+
+
+def _deploy_noop(installation: Installation) -> None:
+    home = Home(installation.home.resolve())
+    state = read_state(home)
+    if state is None:
+        raise SystemExit(f"nothing runs in {home.path}")
+    environment = child_environment(home, Settings(port=installation.port), state.ports)
+    command = [sys.executable, "-m", "benchmarks.noop", str(state.ports.gcs)]
+    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, timeout=120)

@@ -1,4 +1,4 @@
-"""Load over HTTP by wrk: one thread, a number of connections that each send the next request when answered."""
+"""Load over HTTP by wrk: connections that each send the next request when the last is answered."""
 
 import os
 import shutil
@@ -35,18 +35,9 @@ def demand_wrk() -> None:
 def load(request: Request, connections: int, seconds: int) -> Load:
     """Ends the benchmark when an answer is not 2xx, or when a connection breaks."""
     demand_wrk()
+    size = ("-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s")
     done = subprocess.run(
-        [
-            "wrk",
-            "-t1",
-            f"-c{connections}",
-            f"-d{seconds}s",
-            "--timeout",
-            "30s",
-            "-s",
-            str(SCRIPT),
-            request.url,
-        ],
+        ["wrk", *size, "-s", str(SCRIPT), request.url],
         env=os.environ | _variables(request),
         capture_output=True,
         text=True,

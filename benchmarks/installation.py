@@ -1,7 +1,7 @@
 """A platform of the benchmarks' own, in its own home and on its own port. Also for shell: `up|down NAME`.
 
 It is started as a user starts it, by `python -m cluster up`, and told apart from any other by its home.
-BENCH_WORK says where homes lie and BENCH_PORT is the first of the ports: nothing else of the environment is read.
+BENCH_WORK says where homes lie and BENCH_PORT which port is the first; of CODEXOS_… nothing is inherited.
 """
 
 import json
@@ -32,7 +32,7 @@ ORDER = b'{"input":{"text":"hello bench"}}'
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """`settings` are environment variables beside `SETTINGS`; installations that run at once differ in `port`."""
+    """settings: environment variables beside `SETTINGS`. Installations that run at once differ in port."""
 
     name: str
     port: int = PORT
@@ -62,7 +62,7 @@ class Installation:
         return time.monotonic() - began
 
     def up_quietly(self) -> None:
-        """The same without the first run, so that the local model is not loaded: `up` skips it without a key."""
+        """Without the first run, so that the local model is not loaded: `up` skips it if it knows no key."""
         if not self._connection.exists():
             self.up()
             self.down()

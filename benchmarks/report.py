@@ -9,8 +9,10 @@ from benchmarks.executions import PEERS
 from benchmarks.goals import STORED, goals_table
 from benchmarks.results import Values, dates, newest, shown, table
 
-PEERS_HEAD = ("peer", "req/s c=1", "c=16", "c=64", "p50 ms c=1", "c=16", "p99 ms c=16", "CPU ms/req c=16")
-PEERS_HEAD += ("PSS MB after c=64", "start s", "errors")
+PEERS_HEAD = (
+    *("peer", "req/s c=1", "req/s c=16", "req/s c=64", "p50 ms c=1", "p50 ms c=16", "p99 ms c=16"),
+    *("CPU ms/req c=16", "PSS MB after c=64", "start s", "errors"),
+)
 MISSING = "–"
 
 
@@ -60,7 +62,7 @@ def _stored(values: Values) -> str:
     """A row for each request; the columns are the numbers stored."""
     counts = sorted({int(case.split()[1]) for case, metric in values if metric == "req_s"})
     head = [
-        "request, c=16",
+        "c=16",
         *(f"req/s at {count:,}" for count in counts),
         *(f"p50 ms at {count:,}" for count in counts),
     ]

@@ -44,9 +44,8 @@ def append(file: Path, bench: str, figures: Iterable[Figure], run: str) -> None:
         writer = csv.writer(opened, delimiter="\t", lineterminator="\n")
         if fresh:
             writer.writerow(field.name for field in fields(Row))
-        writer.writerows(
-            (run, bench, figure.case, figure.metric, f"{figure.value:.6g}") for figure in figures
-        )
+        for figure in figures:
+            writer.writerow((run, bench, figure.case, figure.metric, f"{figure.value:.6g}"))
 
 
 def newest(file: Path) -> dict[str, Values]:

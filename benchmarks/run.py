@@ -1,11 +1,12 @@
 """`python -m benchmarks.run`: one command for each figure, and `report` to show them all.
 
-Each command appends its figures to the results and prints its rows of the table of goals. Loads are bounded in
-time and number and go to loopback only.
+Each command appends its figures to the results and prints its rows of the table of goals. Loads are bounded
+in time and number and go to loopback only.
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -64,9 +65,9 @@ def exec_(
 
 @app.command()
 def get(context: typer.Context, seconds: Seconds = 5, rounds: Rounds = 4) -> None:
-    """GET of an agent beside a no-op through the same Serve."""
+    """GET of an agent beside no-ops through the same Serve."""
     with Installation("get").running() as installation:
-        context.obj.keep("get", gets.beside_noop(installation, seconds, rounds))
+        context.obj.keep("get", gets.beside_noops(installation, seconds, rounds))
 
 
 @app.command()
@@ -77,8 +78,8 @@ def burst(
 ) -> None:
     """Executions of a call of a second, submitted at once to one runner."""
     with Installation("burst", settings=bursts.ONE_RUNNER).running() as installation:
-        for _ in range(rounds):
-            context.obj.keep("burst", bursts.burst(installation, count))
+        figures = (bursts.burst(installation, count) for _ in range(rounds))
+        context.obj.keep("burst", chain.from_iterable(figures))
 
 
 @app.command()
@@ -92,8 +93,8 @@ def streams(
     """Open WebSocket streams of running executions."""
     plan = streaming.Plan(count, tokens, gap_ms)
     with Installation("streams").running() as installation:
-        for _ in range(rounds):
-            context.obj.keep("streams", streaming.streams(installation, plan))
+        figures = (streaming.streams(installation, plan) for _ in range(rounds))
+        context.obj.keep("streams", chain.from_iterable(figures))
 
 
 @app.command("stored")

@@ -1,4 +1,4 @@
-"""Whether what is stored slows what is asked: the same requests to a platform that holds little and one that holds much.
+"""Whether what is stored slows what is asked: the same requests where little and where much is stored.
 
 Both run side by side and are asked by turns, so what slows the machine for a while slows both. While one is
 asked the other idles. Executions made by a round are deleted after it.

@@ -101,7 +101,7 @@ def _lags(seen: Sequence[Stream]) -> Iterable[float]:
 
 
 def _faulty(stream: Stream) -> bool:
-    """A gap or repeat in `seq`, no terminal event or several, one that is not last, or another close than the normal one."""
+    """A gap or repeat in `seq`, not exactly one terminal event, one that is not last, or no normal close."""
     events = [event for _, event in stream.events()]
     whole = [event["seq"] for event in events] == list(range(1, len(events) + 1))
     ends = [number for number, event in enumerate(events, 1) if event["type"] in TERMINAL]
@@ -116,6 +116,6 @@ def _allow_files(count: int) -> None:
     """A socket each, and some to spare."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = max(soft, count + 200)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (wanted if hard == resource.RLIM_INFINITY else min(wanted, hard), hard)
-    )
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

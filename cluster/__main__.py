@@ -9,6 +9,7 @@ import sys
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from cluster import doctor as examination
 from cluster import keeper as keeping
@@ -29,7 +30,7 @@ def up() -> None:
     """Start the platform in the background and run the first agent."""
     from cluster import lifecycle
 
-    lifecycle.up(Home(Settings().root), Settings())
+    lifecycle.up(*_here())
 
 
 @app.command()
@@ -37,7 +38,7 @@ def down() -> None:
     """Stop the platform. All data is kept."""
     from cluster import lifecycle
 
-    lifecycle.down(Home(Settings().root))
+    lifecycle.down(_here()[0])
 
 
 @app.command()
@@ -45,13 +46,13 @@ def key() -> None:
     """Make another key for the owner, who lost theirs."""
     from cluster import lifecycle
 
-    lifecycle.new_key(Home(Settings().root), Settings())
+    lifecycle.new_key(*_here())
 
 
 @app.command()
 def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False) -> None:
     """Say what runs."""
-    found = reading.status(Home(Settings().root))
+    found = reading.status(_here()[0])
     if as_json:
         printing.line(json.dumps(found.as_json(), indent=2))
     else:
@@ -63,15 +64,25 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")]
 @app.command()
 def doctor() -> None:
     """Look for what could keep the platform from running well."""
-    settings = Settings()
-    if not examination.show(examination.examine(Home(settings.root), settings)):
+    if not examination.show(examination.examine(*_here())):
         raise typer.Exit(1)
 
 
 @app.command(hidden=True)
 def keeper() -> None:
     """Run in the foreground what `up` starts in the background."""
-    raise typer.Exit(keeping.main(Home(Settings().root), Settings()))
+    raise typer.Exit(keeping.main(*_here()))
+
+
+def _here() -> tuple[Home, Settings]:
+    """The installation that the environment names."""
+    try:
+        settings = Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "CODEXOS_" + "__".join(str(part) for part in first["loc"]).upper()
+        raise Refused(f"{name} is not usable: {first['msg']}", "correct it in the environment") from None
+    return Home(settings.root), settings
 
 
 def main() -> None:

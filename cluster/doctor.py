@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cluster import checks, printing
 from cluster.checks import Finding
-from cluster.layout import SOCKETS_LIMIT, Home
+from cluster.layout import Home
 from cluster.processes import in_session
 from cluster.state import State, read_state
 from configs.settings import Settings
@@ -38,7 +38,6 @@ def examine(home: Home, settings: Settings) -> Iterator[Finding]:
     yield from checks.preflight(home, settings, running)
     yield from _wheels()
     yield from _versions()
-    yield _sockets(home)
     yield _files()
     yield _shared_memory()
     if home.path.exists():
@@ -88,15 +87,6 @@ def numbers(version: str) -> tuple[int, ...]:
     """`9.1.2.post2` → (9, 1, 2)."""
     parts = version.split(".")
     return tuple(int(part) for part in parts if part.isdigit())
-
-
-def _sockets(home: Home) -> Finding:
-    length = len(str(home.sockets))
-    if length <= SOCKETS_LIMIT:
-        return Finding("sockets", str(home.sockets))
-    return Finding(
-        "sockets", str(home.sockets), f"{home.sockets} is too long for unix sockets", "set TMPDIR to /tmp"
-    )
 
 
 def _files() -> Finding:

@@ -5,7 +5,6 @@ another cluster would lead ours astray: all of `RAY_*` is dropped and only what 
 """
 
 import os
-from collections.abc import Mapping
 
 from cluster.layout import ROOT, Home
 from cluster.ports import LOOPBACK, Ports
@@ -23,6 +22,9 @@ RAY = {
     "RAY_START_HOOK": "cluster.ray_hook.trim",
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    # Each process keeps up to three files; Ray's own default is 3 GB for each.
+    "RAY_ROTATION_MAX_BYTES": "20000000",
+    "RAY_ROTATION_BACKUP_COUNT": "2",
     # Nobody reads these here, and each costs processor time while idle.
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
@@ -61,7 +63,7 @@ def child_environment(home: Home, settings: Settings, ports: Ports) -> dict[str,
         **_proxy(home, ports),
         **_codexos(home, settings, ports),
         "RAY_AUTH_TOKEN_PATH": str(home.ray_token),
-        "PYTHONPATH": _python_path(inherited),
+        "PYTHONPATH": python_path(),
     }
 
 
@@ -101,6 +103,6 @@ def _proxy(home: Home, ports: Ports) -> dict[str, str]:
     }
 
 
-def _python_path(inherited: Mapping[str, str]) -> str:
+def python_path() -> str:
     """Our packages first: `cluster`, `configs` and `actors` are also names of other distributions."""
-    return os.pathsep.join(filter(None, [str(ROOT), inherited.get("PYTHONPATH")]))
+    return os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))

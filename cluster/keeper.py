@@ -40,6 +40,9 @@ from cluster.version import version
 from configs.settings import Settings
 
 
+WRITE_EVERY_S = 0.5
+
+
 def lock(home: Home) -> IO[bytes] | None:
     """The keeper's lock, or None while another process holds it."""
     file = (home.run / "keeper.lock").open("ab")
@@ -66,6 +69,7 @@ async def _supervise(home: Home, settings: Settings) -> int:
     kept = earlier.ports if earlier else None
     adopting = earlier is not None and earlier.any_alive()
     ports = kept if kept and adopting else port_choice.choose(settings.port, kept)
+    settings = settings.model_copy(update={"port": ports.api})
     keeper = Keeper(Site(home, settings, ports, child_environment(home, settings, ports)))
     run = asyncio.ensure_future(keeper.run(earlier.parts if earlier and adopting else {}))
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -88,6 +92,7 @@ class Keeper:
     restarts: dict[str, int] = field(default_factory=dict)
     restarting: set[str] = field(default_factory=set)
     ready: bool = False
+    written: State | None = None
 
     def __post_init__(self) -> None:
         self.valkey = Valkey(self.site)
@@ -102,6 +107,13 @@ class Keeper:
 
     async def run(self, earlier: dict[str, PartRecord]) -> None:
         """Ends only by cancellation, or by Refused while starting for the first time."""
+        scribe = asyncio.create_task(self._write_down())
+        try:
+            await self._run(earlier)
+        finally:
+            scribe.cancel()
+
+    async def _run(self, earlier: dict[str, PartRecord]) -> None:
         try:
             async with asyncio.TaskGroup() as group:
                 for part in (self.valkey, self.milvus, self.ray):
@@ -121,6 +133,7 @@ class Keeper:
         for part in self.parts:
             await part.stop()
         self._save()
+        self.site.home.clear_sockets()
 
     async def _begin(self, part: Part, earlier: dict[str, PartRecord]) -> None:
         """A fresh head is told of once the application has joined it and knows its size."""
@@ -129,7 +142,6 @@ class Keeper:
         facts = "still running" if adopted else await part.start()
         if adopted or part is not self.ray:
             self._report(part.name, facts, time.monotonic() - began)
-        self._save()
 
     async def _keep(
         self, part: Part, died: Callable[[], Awaitable[None]], restart: Callable[[], Awaitable[None]]
@@ -139,10 +151,8 @@ class Keeper:
             await died()
             self.restarting.add(part.name)
             self.restarts[part.name] = self.restarts.get(part.name, 0) + 1
-            self._save()
             await self._until_restarted(part, backoff, restart)
             self.restarting.discard(part.name)
-            self._save()
 
     async def _until_restarted(
         self, part: Part, backoff: Backoff, restart: Callable[[], Awaitable[None]]
@@ -182,19 +192,27 @@ class Keeper:
         if not self.ready:
             note_step(self.site.home, Step(kind="done", name=name, facts=facts, seconds=seconds))
 
+    async def _write_down(self) -> None:
+        """Also in the middle of a start, so that the next command finds what a killed keeper had begun."""
+        while True:
+            self._save()
+            await asyncio.sleep(WRITE_EVERY_S)
+
     def _save(self) -> None:
         own = remember(os.getpid())
         assert own
         state = State(
             version=version(),
             boot=boot_id(),
-            url=f"http://{port_choice.LOOPBACK}:{self.site.ports.api}",
+            url=f"http://{port_choice.reachable(self.site.settings.api.host)}:{self.site.ports.api}",
             ready=self.ready,
             keeper=own,
             ports=self.site.ports,
             parts={part.name: self._record(part) for part in self.parts},
         )
-        write_state(self.site.home, state)
+        if state != self.written:
+            write_state(self.site.home, state)
+            self.written = state
 
     def _record(self, part: Part) -> PartRecord:
         record = part.record().model_copy(update={"restarts": self.restarts.get(part.name, 0)})

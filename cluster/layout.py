@@ -1,21 +1,21 @@
 """Where an installation keeps what: the folder `CODEXOS_HOME`, and a short one for sockets.
 
     valkey/ milvus/ objects/   data
-    logs/                      one file for each part; `logs/ray` leads to Ray's own
+    logs/                      one file for each part; `logs/ray` are Ray's own
     run/                       state.json, progress.jsonl, keeper.lock, haproxy.pid, configurations made anew
     secrets/                   ray-token, store-password (mode 600, the folder 700)
     connection.json            base_url, api_key, dashboard_url (mode 600)
 
-Unix socket paths end at 107 characters, so Ray's and HAProxy's live in the system's temporary folder
-under a name derived from the home: two homes never share one.
+Unix socket paths end at 107 characters, so Ray's and HAProxy's live in a folder under /tmp whose name is
+derived from the home: two homes never share one, and every command finds it whatever its TMPDIR.
 """
 
 import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 from cluster.failure import Refused
 
 ROOT = Path(__file__).parent.parent
-SOCKETS_LIMIT = 32
+SOCKETS = Path("/tmp")
 FOLDERS = ("valkey", "milvus", "objects", "logs", "run", "secrets")
 
 
@@ -45,7 +45,7 @@ class Home:
     @property
     def sockets(self) -> Path:
         name = hashlib.sha256(str(self.path).encode()).hexdigest()[:8]
-        return Path(tempfile.gettempdir()) / f"codexos-{name}"
+        return SOCKETS / f"codexos-{name}"
 
     @property
     def valkey(self) -> Path:
@@ -93,18 +93,15 @@ class Home:
 
     def _prepare_sockets(self) -> None:
         folder = self.sockets
-        if len(str(folder)) > SOCKETS_LIMIT:
-            raise Refused(
-                f"{folder} is too long for unix sockets ({len(str(folder))} of {SOCKETS_LIMIT} characters)",
-                "set TMPDIR to a shorter folder, such as /tmp",
-            )
         folder.mkdir(mode=0o700, exist_ok=True)
         facts = folder.lstat()
         if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.getuid():
-            raise Refused(
-                f"{folder} belongs to somebody else", "remove it, or set TMPDIR to a folder of yours"
-            )
+            raise Refused(f"{folder} belongs to somebody else", "remove it")
         folder.chmod(0o700)
+
+    def clear_sockets(self) -> None:
+        """Once nothing of this home runs."""
+        shutil.rmtree(self.sockets, ignore_errors=True)
 
     def read_connection(self) -> Connection | None:
         if not self.connection.exists():

@@ -1,24 +1,28 @@
 """`up` and `down`: start a keeper and tell what it does, or stop it and what it left."""
 
 import asyncio
+import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import httpx2
 
 from cluster import checks, demo, owner, printing
-from cluster.environment import resolved
+from cluster.environment import python_path, resolved
 from cluster.failure import Refused
 from cluster.layout import ROOT, Connection, Home
 from cluster.parts.application import proxy_of
 from cluster.processes import Process, alive, in_session, send, stop, wait_gone
 from cluster.state import State, boot_id, forget_steps, read_state, read_steps
 from configs.settings import Settings
+from kernel.errors import CodexError
 
 STOP_S = 60.0
+Answer = TypeVar("Answer")
 
 
 def up(home: Home, settings: Settings) -> None:
@@ -39,6 +43,8 @@ def _already(home: Home, state: State) -> None:
 
 
 def _start(home: Home, settings: Settings) -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     child = _launch_keeper(home)
     try:
         _follow(home, lambda: child.poll() is not None)
@@ -62,6 +68,7 @@ def _launch_keeper(home: Home) -> "subprocess.Popen[bytes]":
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
+            env={**os.environ, "CODEXOS_HOME": str(home.path), "PYTHONPATH": python_path()},
             cwd=ROOT,
             start_new_session=True,
         )
@@ -88,7 +95,7 @@ def _introduce(home: Home, settings: Settings) -> None:
     """The first key, the model, the first run, and where to go from here."""
     state = read_state(home)
     assert state
-    key = asyncio.run(owner.first_key(resolved(settings, home, state.ports)))
+    key = asyncio.run(_asked(owner.first_key(resolved(settings, home, state.ports))))
     connection = owner.connection(home, state.url, key)
     if connection.api_key:
         _show(connection)
@@ -110,8 +117,16 @@ def new_key(home: Home, settings: Settings) -> None:
     state = read_state(home)
     if state is None or not state.keeper_alive():
         raise Refused("the platform is not running", "start it: make up")
-    key = asyncio.run(owner.another_key(resolved(settings, home, state.ports)))
+    key = asyncio.run(_asked(owner.another_key(resolved(settings, home, state.ports))))
     printing.closing(home, owner.connection(home, state.url, key), key_is_new=True)
+
+
+async def _asked(question: Awaitable[Answer]) -> Answer:
+    """What the kernel answers, its errors in the words of a command."""
+    try:
+        return await question
+    except CodexError as error:
+        raise Refused(error.message, "see `make status` and the logs") from error
 
 
 def down(home: Home) -> None:
@@ -139,6 +154,7 @@ def _stop_left(home: Home) -> None:
     asyncio.run(stop([proxy] if proxy else [], 1))
     for name in ("cluster", "vectors", "store"):
         asyncio.run(stop(_of_part(state, name), STOP_S if name == "store" else 5))
+    home.clear_sockets()
 
 
 def _of_part(state: State, name: str) -> list[Process]:

@@ -25,6 +25,11 @@ class Ports(BaseModel):
     replicas: int
 
 
+def reachable(host: str) -> str:
+    """The address at which this machine reaches a server that listens on `host`."""
+    return LOOPBACK if host in ("0.0.0.0", "::", "localhost") else host
+
+
 def is_free(port: int) -> bool:
     """Whether a server could listen there, on loopback and on all interfaces."""
     for host in (LOOPBACK, ""):

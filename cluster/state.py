@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from cluster.layout import Home, write_private
 from cluster.ports import Ports
-from cluster.processes import Process, alive
+from cluster.processes import Process, alive, in_session
 
 
 class PartState(StrEnum):
@@ -51,9 +51,7 @@ class State(BaseModel):
 
     def any_alive(self) -> bool:
         """Whether anything of this platform still runs, with or without its keeper."""
-        if self.boot != boot_id():
-            return False
-        return any(alive(process) for part in self.parts.values() for process in part.processes.values())
+        return self.boot == boot_id() and any(map(_lives, self.parts.values()))
 
 
 class Step(BaseModel):
@@ -66,6 +64,11 @@ class Step(BaseModel):
     facts: str = ""
     seconds: float = 0.0
     remedy: str = ""
+
+
+def _lives(part: PartRecord) -> bool:
+    members = in_session(part.session) if part.session else []
+    return bool(members) or any(map(alive, part.processes.values()))
 
 
 def boot_id() -> str:

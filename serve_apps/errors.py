@@ -6,7 +6,7 @@ from typing import Any
 
 import orjson
 import structlog
-from fastapi.exceptions import RequestValidationError
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.responses import Response
@@ -62,8 +62,9 @@ def understood(scope: Scope, error: Exception) -> CodexError:
         case CodexError() if error.status != 500:
             return error
         case RequestValidationError():
-            problems = list(_problems(error.errors(), error.body))
-            return ValidationError.of("Invalid request", problems)
+            return ValidationError.of("Invalid request", list(_problems(error.errors(), error.body)))
+        case WebSocketRequestValidationError():
+            return ValidationError.of("Invalid request", list(_problems(error.errors(), None)))
         case HTTPException(status_code=404):
             return NotFound("No such route")
         case HTTPException(status_code=405):

@@ -22,7 +22,7 @@ from cluster.layout import ROOT, Home
 from cluster.parts.contract import Site, package_folder
 from cluster.parts.daemon import spawn
 from cluster.parts.ray_head import RayHead
-from cluster.ports import LOOPBACK
+from cluster.ports import LOOPBACK, reachable
 from cluster.processes import Process, alive, gone, remember, send, stop, title
 from cluster.state import PartRecord, PartState
 
@@ -66,7 +66,7 @@ class Application:
             last = time.monotonic()
             while time.monotonic() - last < UNHEALTHY_FOR_S:
                 await asyncio.sleep(CHECK_EVERY_S)
-                if await _get(self.site.ports.api, "/healthz") == 200:
+                if await _get(self._address, "/healthz") == 200:
                     last = time.monotonic()
         finally:
             guard.cancel()
@@ -90,8 +90,12 @@ class Application:
         )
 
     @property
+    def _address(self) -> tuple[str, int]:
+        return reachable(self.site.settings.api.host), self.site.ports.api
+
+    @property
     def _url(self) -> str:
-        return f"http://{LOOPBACK}:{self.site.ports.api}"
+        return f"http://{reachable(self.site.settings.api.host)}:{self.site.ports.api}"
 
     @property
     def _log(self) -> Path:
@@ -133,7 +137,7 @@ class Application:
         try:
             async with asyncio.timeout(within):
                 while True:
-                    if await _get(self.site.ports.api, "/readyz") == 200:
+                    if await _get(self._address, "/readyz") == 200:
                         return True
                     await asyncio.sleep(0.1)
         except TimeoutError:
@@ -187,11 +191,11 @@ def proxy_of(home: Home) -> Process | None:
     return None
 
 
-async def _get(port: int, path: str) -> int | None:
+async def _get(address: tuple[str, int], path: str) -> int | None:
     """The status of the answer, or None without one."""
     try:
         async with asyncio.timeout(5):
-            reader, writer = await asyncio.open_connection(LOOPBACK, port)
+            reader, writer = await asyncio.open_connection(*address)
             try:
                 writer.write(f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\nConnection: close\r\n\r\n".encode())
                 line = await reader.readline()

@@ -78,6 +78,7 @@ class RayHead:
             await stop([raylet], STOP_S)
         await stop(others, STOP_S)
         await stop([member.process for member in self.members()], STOP_S)
+        self._keep_logs()
 
     def members(self) -> list[Facts]:
         return in_session(self.session) if self.session else []
@@ -88,13 +89,17 @@ class RayHead:
         return PartRecord(state=state, processes=self.processes, session=self.session)
 
     @property
+    def _logs(self) -> Path:
+        return self.site.home.logs / "ray"
+
+    @property
     def _folder(self) -> Path:
         return self.site.home.sockets / "r"
 
     def _command(self) -> list[str]:
         ports = self.site.ports
         return [
-            *(str(Path(sys.executable).with_name("ray")), "start", "--head"),
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", "--head"),
             *("--node-ip-address", LOOPBACK),
             *("--port", str(ports.gcs)),
             *("--dashboard-agent-listen-port", str(ports.agent)),
@@ -121,6 +126,14 @@ class RayHead:
         return found
 
     def _link_logs(self) -> None:
-        link = self.site.home.logs / "ray"
-        link.unlink(missing_ok=True)
-        link.symlink_to(self._folder / "session_latest" / "logs")
+        if self._logs.is_symlink():
+            self._logs.unlink()
+        shutil.rmtree(self._logs, ignore_errors=True)
+        self._logs.symlink_to(self._folder / "session_latest" / "logs")
+
+    def _keep_logs(self) -> None:
+        """They outlive the folder of the session, until the next one."""
+        if self._logs.is_symlink() and self._logs.exists():
+            written = self._logs.resolve()
+            self._logs.unlink()
+            shutil.move(written, self._logs)

@@ -54,7 +54,7 @@ SHARD_KEYS = {
 GLOBAL_KEYS = {
     "runners": "runners",  # zset of runner ids, by the moment they last showed that they live
     "layout": "layout",  # string: how many migrations have run
-    "calls": "calls:{{{id}}}",  # counter of the scripted model's calls, by idempotency key
+    "calls": "calls:{{{id}}}",  # set of marks, one for each call of the scripted model, by idempotency key
     "ticket": "ticket:{{{id}}}",  # string: what a stream ticket opens; lives 30 s
 }
 

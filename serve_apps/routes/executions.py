@@ -24,7 +24,7 @@ Wait = Annotated[
 ]
 Moment = Annotated[
     int,
-    BeforeValidator(epoch_ms),
+    BeforeValidator(lambda text: max(0, epoch_ms(text))),
     WithJsonSchema({"type": "string", "format": "date-time", "examples": ["2024-01-15T10:00:00Z"]}),
 ]
 

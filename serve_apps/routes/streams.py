@@ -34,10 +34,15 @@ After = Annotated[int, Whole, Query(ge=0, description="Send only events with a g
 Ticket = Annotated[str | None, Query(max_length=64, description="Instead of a key: see `POST /stream-tickets`.")]
 LastEventId = Annotated[int | None, Whole, Header(ge=0, description="As `after`, and wins over it.")]
 
+MESSAGE = {
+    "type": "object",
+    "required": ["data"],
+    "properties": {"id": {"type": "string", "examples": ["1"]}, "data": {"type": "string"}},
+}
 SSE = {
     200: {
         "description": "One message for each event: `id` is its `seq`, `data` the event as JSON.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        "content": {"text/event-stream": {"schema": MESSAGE}},
     },
     204: {"description": "It has ended, and nothing comes after the given event: do not connect again."},
 }

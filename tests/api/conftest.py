@@ -34,8 +34,8 @@ class Client:
     key: str | None
 
     async def __call__(self, method: str, path: str, json: Any = None, **options: Any) -> httpx2.Response:
-        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
-        headers |= options.pop("headers", {})
+        own = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        headers = [*own.items(), *options.pop("headers", {}).items()]
         return await self.http.request(method, path, json=json, headers=headers, **options)
 
     async def ok(self, method: str, path: str, json: Any = None, **options: Any) -> Any:

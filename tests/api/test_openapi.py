@@ -1,0 +1,109 @@
+"""The document is complete, and the running server answers as it says."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+import schemathesis
+import uvicorn
+from fastapi import FastAPI
+from fastapi.routing import APIWebSocketRoute
+from hypothesis import HealthCheck, settings
+from schemathesis import Case, checks
+from schemathesis.specs.openapi import checks as described_as
+
+from actors.runner import Runner
+from configs.settings import Settings
+from kernel.assembly import Kernel
+from serve_apps.api import create_app
+from serve_apps.routing import Route
+from tests.api.conftest import HELLO
+
+DOCUMENT = create_app(Settings()).state.document.value
+DESCRIBED = schemathesis.openapi.from_dict(DOCUMENT)
+EXAMPLES = 25
+"""Requests of each kind for each operation."""
+HELD = [
+    checks.not_a_server_error,
+    described_as.status_code_conformance,
+    described_as.content_type_conformance,
+    described_as.response_schema_conformance,
+    described_as.response_headers_conformance,
+    described_as.allow_header_conformance,
+]
+
+
+class Served:
+    """The API with a runner, in a thread and event loop of its own."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._ready = threading.Event()
+        self._server: uvicorn.Server | None = None
+        self.key, self.agent, self.execution = "", "", ""
+
+    @property
+    def url(self) -> str:
+        return "http://127.0.0.1:%d" % self._listener.getsockname()[1]
+
+    def __enter__(self) -> "Served":
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
+        self._thread.start()
+        assert self._ready.wait(20)
+        self.agent = self.post("/v1/agents", {"name": "Greeter", "flow": HELLO})["id"]
+        self.execution = self.post(f"/v1/agents/{self.agent}/execute?wait=20", {"input": {"name": "x"}})["id"]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self._server is not None
+        self._server.should_exit = True
+        self._thread.join(20)
+
+    def post(self, path: str, body: Any) -> Any:
+        headers = {"authorization": f"Bearer {self.key}"}
+        answer = httpx2.post(self.url + path, json=body, headers=headers, timeout=30)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def _run(self) -> None:
+        app = create_app(self._settings)
+        config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
+        self._server = uvicorn.Server(config)
+        serving = asyncio.create_task(self._server.serve([self._listener]))
+        while not self._server.started:
+            await asyncio.sleep(0.01)
+        kernel: Kernel = app.state.kernel
+        await kernel.store.call("FLUSHALL")
+        self.key = await kernel.access.bootstrap("test") or ""
+        parts = (kernel.store, kernel.queue, kernel.performer("test"), kernel.subscriptions, kernel.settings.runner)
+        running = asyncio.create_task(Runner("runner-openapi", *parts).serve())
+        self._ready.set()
+        await serving
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@pytest.fixture(scope="session")
+def served(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
+    home: Path = tmp_path_factory.mktemp("served")
+    with Served(Settings(home=home, store={"url": valkey_url}, scripted_model=True, log_level="ERROR")) as served:
+        yield served
+
+
+@DESCRIBED.parametrize()
+@settings(
+    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
+def test_answers_are_as_described(case: Case, served: Served) -> None:
+    known = {"agent_id": served.agent, "execution_id": served.execution, "node_id": "hello", "version": "1.0.0"}
+    if case.method == "GET" or case.path.endswith(("/execute", "/cancel", "/retry")):
+        case.path_parameters |= {name: value for name, value in known.items() if name in case.path_parameters}
+    if case.path.endswith("/api-keys/{key_id}"):
+        case.path_parameters["key_id"] = "key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
+    case.call_and_validate(served.url, headers={"authorization": f"Bearer {served.key}"}, checks=HELD, timeout=30)
