@@ -1,4 +1,4 @@
-"""A platform of the benchmarks' own, in its own home and on its own port. Also for shell: `up|down NAME`.
+"""A platform of the benchmarks' own, in its own home and on its own port. For shells: `prepare|up|down NAME`.
 
 It is started as a user starts it, by `python -m cluster up`, and told apart from any other by its home.
 BENCH_WORK says where homes lie and BENCH_PORT which port is the first; of CODEXOS_… nothing is inherited.
@@ -61,11 +61,15 @@ class Installation:
         self._cluster("up")
         return time.monotonic() - began
 
-    def up_quietly(self) -> None:
-        """Without the first run, so that the local model is not loaded: `up` skips it if it knows no key."""
+    def prepare(self) -> None:
+        """Makes the home's data and key by a first start, unless they are there."""
         if not self._connection.exists():
             self.up()
             self.down()
+
+    def up_quietly(self) -> None:
+        """Without the first run, so that the local model is not loaded: `up` skips it if it knows no key."""
+        self.prepare()
         kept = self._connection.rename(self._connection.with_suffix(".kept"))
         try:
             self._cluster("up")
@@ -132,14 +136,20 @@ class Installation:
 
 
 def main(action: str, name: str, facts: str = "") -> None:
-    """`up` notes pids, URL and key in `FACTS.pids` and `FACTS.request` for the scripts of peers/."""
+    """`up` notes pids, URL, key and body in `FACTS.pids` and `FACTS.request` for the scripts of peers/."""
     installation = Installation(name)
-    if action == "down":
-        return installation.down()
-    installation.up_quietly()
-    agent = installation.agent("Echo", ECHO)
-    _write_private(Path(f"{facts}.request"), _request(installation, agent))
-    Path(f"{facts}.pids").write_text("".join(f"{pid}\n" for pid in installation.processes()))
+    match action:
+        case "prepare":
+            installation.prepare()
+        case "up":
+            installation.up_quietly()
+            agent = installation.agent("Echo", ECHO)
+            _write_private(Path(f"{facts}.request"), _request(installation, agent))
+            Path(f"{facts}.pids").write_text("".join(f"{pid}\n" for pid in installation.processes()))
+        case "down":
+            installation.down()
+        case _:
+            raise SystemExit(f"no such action: {action}")
 
 
 def _request(installation: Installation, agent: str) -> Sequence[str]:

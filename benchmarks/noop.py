@@ -29,15 +29,16 @@ def make() -> FastAPI:
     return app
 
 
+class Noop:
+    """Only a route."""
+
+
 def main(gcs_port: int) -> None:
-    ray.init(f"{LOOPBACK}:{gcs_port}", namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False)
-
-    @serve.deployment(name=NAME, num_replicas=Settings().api.replicas, **OPTIONS)
-    @serve.ingress(make)
-    class Noop:
-        """Only a route."""
-
-    serve.run(Noop.bind(), name=NAME, route_prefix=f"/{NAME}")
+    ray.init(
+        f"{LOOPBACK}:{gcs_port}", namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False
+    )
+    deployed = serve.deployment(name=NAME, num_replicas=Settings().api.replicas, **OPTIONS)
+    serve.run(deployed(serve.ingress(make)(Noop)).bind(), name=NAME, route_prefix=f"/{NAME}")
 
 
 if __name__ == "__main__":

@@ -52,12 +52,12 @@ class Storage:
 
     async def fill(self, count: int) -> list[Figure]:
         """Up to `count` agents and as many ended executions; what each took of the store's memory."""
+        agent = await self.rare_agent()
         empty = await self._used_bytes()
         made = max(0, count - await self._agents())
         await _many(range(count - made, count), self._add_agent)
         with_agents = await self._used_bytes()
         run = max(0, count - await self._executions())
-        agent = await self.rare_agent()
         await _many(range(run), partial(self._execute, agent))
         await self._until_ended()
         full = await self._used_bytes()
@@ -65,10 +65,12 @@ class Storage:
         return [Figure(str(count), name, size / each) for name, (size, each) in sizes.items() if each > 1000]
 
     async def rare_agent(self) -> str:
-        """The one that all stored executions are of."""
+        """The one that all stored executions are of, and that the rare word finds. Made when missing."""
         found = await self.kernel.agents.list(self._ws, AgentFilter.of(search=RARE), _page(1))
-        name: str = found.items[0]["id"]
-        return name
+        if found.items:
+            name: str = found.items[0]["id"]
+            return name
+        return await self._create(f"Echo {COMMON} {RARE}", "Says what it is told", "echo")
 
     async def settle(self) -> None:
         """Until the store no longer rewrites its file, which costs processor time of its own."""
@@ -86,15 +88,14 @@ class Storage:
         return self.who.workspace_id
 
     async def _add_agent(self, number: int) -> None:
-        rare = f" {RARE}" if number == 0 else ""
         subject = SUBJECTS[number % len(SUBJECTS)]
-        order = AgentCreate(
-            name=f"{subject} {COMMON} {number}",
-            description=f"Helps with {subject.lower()} questions of team {number % 97}{rare}",
-            flow=Flow.model_validate(ECHO),
-            tags=[subject.split()[0].lower()],
-        )
-        await self.kernel.agents.create(self._ws, self.who.user_id, order)
+        description = f"Helps with {subject.lower()} questions of team {number % 97}"
+        await self._create(f"{subject} {COMMON} {number}", description, subject.split()[0].lower())
+
+    async def _create(self, name: str, description: str, tag: str) -> str:
+        flow = Flow.model_validate(ECHO)
+        order = AgentCreate(name=name, description=description, flow=flow, tags=[tag])
+        return (await self.kernel.agents.create(self._ws, self.who.user_id, order)).id
 
     async def _execute(self, agent: str, number: int) -> None:
         await self.kernel.executions.start(self.who, agent, Order(input={"text": f"hello {number}"}))

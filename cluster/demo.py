@@ -97,6 +97,8 @@ def _events(api: httpx2.Client, execution: str) -> Iterator[dict[str, Any]]:
 
 
 def _json(answer: httpx2.Response) -> dict[str, Any]:
+    if answer.status_code == 401:
+        raise Refused("the key in connection.json is not valid any more", "make another: make key")
     if answer.is_error:
         raise Refused(
             f"the API answered {answer.status_code} to {answer.request.method} {answer.request.url.path}",

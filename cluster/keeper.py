@@ -39,7 +39,6 @@ from cluster.state import (
 from cluster.version import version
 from configs.settings import Settings
 
-
 WRITE_EVERY_S = 0.5
 
 

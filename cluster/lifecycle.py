@@ -57,6 +57,7 @@ def _start(home: Home, settings: Settings) -> None:
     except Refused:
         child.terminate()
         child.wait()
+        _stop_left(home)
         raise
 
 

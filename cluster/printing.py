@@ -38,7 +38,7 @@ def closing(home: Home, connection: Connection, key_is_new: bool) -> None:
     key = connection.api_key or "$KEY"
     told = f"{key} (shown once; also in {home.connection})" if key_is_new else f"in {home.connection}"
     if connection.api_key is None:
-        told = "lost; `python -m cluster key` makes another"
+        told = "lost; `make key` makes another"
     line()
     line(f"  API        {connection.base_url:<34} key  {told}")
     shown = key if key_is_new else "$KEY"

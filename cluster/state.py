@@ -10,8 +10,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cluster.failure import Refused
 from cluster.layout import Home, write_private
 from cluster.ports import Ports
 from cluster.processes import Process, alive, in_session
@@ -76,10 +77,17 @@ def boot_id() -> str:
 
 
 def read_state(home: Home) -> State | None:
+    """None where nothing ever ran. Raises Refused when the record is not of this version."""
     path = home.run / "state.json"
     if not path.exists():
         return None
-    return State.model_validate_json(path.read_bytes())
+    try:
+        return State.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise Refused(
+            f"{path} was written by another version",
+            "stop that version with its own `make down`, then remove the file",
+        ) from error
 
 
 def write_state(home: Home, state: State) -> None:

@@ -64,7 +64,12 @@ class Kernel:
     @classmethod
     @asynccontextmanager
     async def opened(
-        cls, settings: Settings, *, clock: Clock | None = None, local: ChatModel | None = None, name: str = "api"
+        cls,
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        local: ChatModel | None = None,
+        name: str = "api",
     ) -> AsyncGenerator["Kernel"]:
         """Connects, brings the data up to date, and listens. Raises Unavailable, DataTooNew.
 
@@ -124,6 +129,7 @@ class Kernel:
                 clock=clock,
                 plans=plans,
                 check_flow=check_flow,
+                sandbox=sandbox,
                 known=OrderedDict(),
             ),
             idempotency=Idempotency(store, clock),
@@ -145,7 +151,9 @@ class Kernel:
         )
 
 
-def _models(settings: Settings, clock: Clock, store: Store, egress: Egress, local: ChatModel | None) -> Catalog:
+def _models(
+    settings: Settings, clock: Clock, store: Store, egress: Egress, local: ChatModel | None
+) -> Catalog:
     engines: dict[str, ChatModel] = {} if local is None else {"local": local}
     if settings.scripted_model:
         engines["scripted"] = ScriptedModel(Calls(store))
@@ -153,6 +161,9 @@ def _models(settings: Settings, clock: Clock, store: Store, egress: Egress, loca
 
 
 def _check_flow(
-    node_types: Mapping[str, NodeType], models: Catalog, flow: Flow, input_schema: Mapping[str, Any] | None = None
+    node_types: Mapping[str, NodeType],
+    models: Catalog,
+    flow: Flow,
+    input_schema: Mapping[str, Any] | None = None,
 ) -> list[Problem]:
     return check(flow, node_types, models, input_schema)

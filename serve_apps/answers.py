@@ -30,7 +30,9 @@ def etag_of(body: bytes) -> str:
     return f'"{blake2b(body, digest_size=12).hexdigest()}"'
 
 
-def read(caller: Caller, value: Any, etag: str | None = None, headers: Mapping[str, str] | None = None) -> Response:
+def read(
+    caller: Caller, value: Any, etag: str | None = None, headers: Mapping[str, str] | None = None
+) -> Response:
     """200, or 304 when the caller has it already."""
     body = value if isinstance(value, bytes) else encode(value)
     tag = etag or etag_of(body)

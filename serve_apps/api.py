@@ -1,4 +1,4 @@
-"""The HTTP application: routes behind three layers, `Edge` (request id, errors), `Gate` (keys) and CORS where set."""
+"""The HTTP application: routes behind `Edge` (request id, errors), `Gate` (keys) and CORS where set."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -51,7 +51,7 @@ def create_app(settings: Settings, open_kernel: OpenKernel = Kernel.opened) -> F
         docs_url=None,
         redoc_url=None,
         middleware=[Middleware(Edge), *_cors(settings), Middleware(Gate)],
-        exception_handlers={kind: errors.answer for kind in ANSWERED},
+        exception_handlers=dict.fromkeys(ANSWERED, errors.answer),
     )
     for router in ROUTERS:
         app.router.routes.extend(router.routes)

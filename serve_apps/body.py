@@ -1,7 +1,7 @@
 """JSON bodies, strictly: what two parsers could read differently is refused.
 
-orjson refuses most (NaN, 1e999, lone surrogates, BOM, UTF-16). Repeated keys, integers beyond 64 bits, NUL and
-depth are looked for here, cheaply when nothing hints at them: a 200-byte body takes a few microseconds.
+orjson refuses most (NaN, 1e999, lone surrogates, BOM, UTF-16). Repeated keys, integers beyond 64 bits, NUL
+and depth are looked for here, cheaply when nothing hints at them: about 10 µs for a body of 200 bytes.
 """
 
 import json
@@ -38,7 +38,10 @@ def check_headers(headers: Mapping[str, str]) -> None:
     kind, *parameters = headers.get("content-type", "").lower().replace(" ", "").split(";")
     if kind != "application/json":
         raise UnsupportedMediaType("Send the body as application/json", {"supported": ["application/json"]})
-    if any(p.startswith("charset=") and p.strip('"') not in ("charset=utf-8", 'charset="utf-8') for p in parameters):
+    if any(
+        p.startswith("charset=") and p.strip('"') not in ("charset=utf-8", 'charset="utf-8')
+        for p in parameters
+    ):
         raise ValidationError.at("Content-Type", "The charset must be UTF-8")
     if headers.get("content-encoding", "identity").lower() != "identity":
         raise ValidationError.at("Content-Encoding", "Bodies must not be compressed")

@@ -1,6 +1,6 @@
 """What a route is given: who calls, with what right, and the kernel to work with.
 
-A route names the scope it needs as `Annotated[Caller, needs("agents:read")]`; `authorize` is where that is held.
+A route names the scope it needs as `Annotated[Caller, needs("agents:read")]`; `authorize` holds it to that.
 """
 
 from collections.abc import Iterable
@@ -88,7 +88,10 @@ async def paging(
     page: Annotated[int, Whole, Query(ge=1, le=100_000_000, description="Page number, 1-based.")] = 1,
     limit: Annotated[int, Whole, Query(ge=1, le=100, description="Items of a page.")] = 20,
     cursor: Annotated[
-        str | None, Query(min_length=1, max_length=128, description="`next_cursor` of the page before; `page` is ignored.")
+        str | None,
+        Query(
+            min_length=1, max_length=128, description="`next_cursor` of the page before; `page` is ignored."
+        ),
     ] = None,
 ) -> Paging:
     return Paging(page, limit, cursor)
@@ -98,4 +101,6 @@ paged = Depends(paging)
 
 
 AgentId = Annotated[str, Path(description="An agent's id.", examples=["agent_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
-ExecutionId = Annotated[str, Path(description="An execution's id.", examples=["exec_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
+ExecutionId = Annotated[
+    str, Path(description="An execution's id.", examples=["exec_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
+]

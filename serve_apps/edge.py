@@ -1,4 +1,4 @@
-"""The outermost layer: names the request, brings its path to one form, and answers for whatever is raised inside."""
+"""The outermost layer: names the request, brings its path to one form, answers for what is raised inside."""
 
 import re
 from collections.abc import Iterable

@@ -1,4 +1,4 @@
-"""The one place where an error becomes an answer: whatever was raised, the caller sees the shape of `CodexError`."""
+"""The one place where an error becomes an answer: whatever was raised, it has the shape of `CodexError`."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -87,11 +87,10 @@ def headers(scope: Scope, error: CodexError) -> dict[str, str]:
 
 
 def allowed(scope: Scope) -> list[str]:
-    """Every method that some route takes at this path."""
-    found: set[str] = set()
-    for route in scope["app"].routes:
-        if isinstance(route, Route) and route.path_regex.match(scope["path"]):
-            found |= route.methods or set()
+    """Every method that a route takes at this path; one of exactly this path hides those with parameters."""
+    matching = [r for r in scope["app"].routes if isinstance(r, Route) and r.path_regex.match(scope["path"])]
+    exact = [route for route in matching if route.path == scope["path"]]
+    found = {method for route in exact or matching for method in route.methods or ()}
     return sorted(found | {"HEAD"} if "GET" in found else found)
 
 

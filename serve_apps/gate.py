@@ -1,7 +1,7 @@
 """Authentication in front of every route under `/v1`: without a valid key nothing there is reached.
 
-The few public paths are listed here. Streams may be opened by a ticket or a subprotocol instead of the header,
-because browsers cannot set one.
+The few public paths are listed here. Streams may be opened by a ticket or a subprotocol instead of the
+header, because browsers cannot set one.
 """
 
 import re
@@ -64,7 +64,8 @@ def bearer(scope: Scope) -> str:
         return _offered(scope)
     if len(given) != 1:
         raise AuthenticationError
-    scheme, _, token = given[0].decode("latin-1").partition(" ")
+    header: str = given[0].decode("latin-1")
+    scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token or not token.isascii() or token != token.strip():
         raise AuthenticationError
     return token
@@ -73,7 +74,7 @@ def bearer(scope: Scope) -> str:
 def _offered(scope: Scope) -> str:
     for protocol in scope.get("subprotocols", ()):
         if protocol.startswith(PROTOCOL):
-            return str(protocol[len(PROTOCOL) :])
+            return str(protocol)[len(PROTOCOL) :]
     raise AuthenticationError
 
 
@@ -117,7 +118,7 @@ class BadKeys:
     def _make_room(self, now: int) -> None:
         if len(self._windows) < MAX_ADDRESSES:
             return
-        self._windows = {a: w for a, w in self._expiring(now)}
+        self._windows = dict(self._expiring(now))
 
     def _expiring(self, now: int) -> Iterator[tuple[str, _Window]]:
         """The younger half, so that a flood of addresses cannot grow the table."""

@@ -1,4 +1,4 @@
-"""The Serve application: replicas that each serve the whole API, for `serve build`, `serve run` and `cluster`."""
+"""The Serve application: replicas that each serve the whole API."""
 
 from typing import Any
 
@@ -23,12 +23,13 @@ def build(args: dict[str, Any]) -> Application:
     """`args` are settings that differ from the environment's, by field."""
     settings = Settings(**args)
 
-    @serve.deployment(name="api", num_replicas=settings.api.replicas, **OPTIONS)
     @serve.ingress(lambda: create_app(Settings(**args)))
     class Gateway:
-        """The application is made in the replica, which runs its lifespan in the loop that serves requests."""
+        """Made in the replica, which runs the application's lifespan in the loop that serves requests."""
 
         async def check_health(self) -> None:
-            """A replica is well while its loop turns; a store that is away is told by 503, not by a restart."""
+            """A replica is well while its loop turns; a store that is away is told by 503."""
 
-    return Gateway.bind()
+    deployment = serve.deployment(name="api", num_replicas=settings.api.replicas, **OPTIONS)(Gateway)
+    application: Application = deployment.bind()
+    return application

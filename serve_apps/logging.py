@@ -1,4 +1,4 @@
-"""Log lines as JSON, each with the id of the request it belongs to. Bodies, headers and keys are never logged."""
+"""Log lines as JSON, each with the id of its request. Bodies, headers and keys are never logged."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document: FastAPI's, with every answer that a route can give and what it needs to be called."""
+"""The OpenAPI 3.1 document: FastAPI's, with all that a route can answer and what it needs to be called."""
 
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -25,6 +25,8 @@ from kernel.errors import (
 from serve_apps.routing import Route
 from serve_apps.shapes import ErrorAnswer
 
+Answers = dict[int | str, dict[str, Any]]
+
 TITLE, VERSION = "CodexOS API", "v1"
 DESCRIPTION = "Runs AI agents durably and streams what they do. Every route is also served under `/api/v1`."
 
@@ -32,7 +34,7 @@ ERRORS: dict[type[CodexError], str] = {
     AuthenticationError: "The key is missing, malformed, unknown, expired or revoked.",
     AuthorizationError: "The key lacks the scope, or is restricted.",
     NotFound: "There is no such resource in this workspace.",
-    Conflict: "The state does not allow it, the ETag is stale, or the Idempotency-Key belongs to another request.",
+    Conflict: "The state forbids it, the ETag is stale, or the Idempotency-Key is of another request.",
     PayloadTooLarge: "The body is too large.",
     UnsupportedMediaType: "The body is not application/json.",
     ValidationError: "Something in path, query or body is wrong; `details.errors` lists all of it.",
@@ -46,18 +48,26 @@ UNROUTED: dict[type[CodexError], str] = {
 BY_STATUS = {error.status: error for error in ERRORS}
 
 PARAMETERS = {
-    "IdempotencyKey": ("Idempotency-Key", "Makes the request safe to repeat for 24 h.", {"minLength": 1, "maxLength": 255}),
+    "IdempotencyKey": (
+        "Idempotency-Key",
+        "Makes the request safe to repeat for 24 h.",
+        {"minLength": 1, "maxLength": 255},
+    ),
     "IfNoneMatch": ("If-None-Match", "An ETag: 304 when nothing has changed.", {}),
     "IfMatch": ("If-Match", "An ETag: refused with CONFLICT when the resource has changed since.", {}),
 }
 
 
-def gives(status: int, model: type[BaseModel], description: str) -> dict[int | str, dict[str, Any]]:
+def gives(status: int, model: type[BaseModel], description: str) -> Answers:
     """For a route's `responses`: what it answers when all is well."""
     return {status: {"model": model, "description": description}}
 
 
-def fails(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def gives_nothing(status: int, description: str) -> Answers:
+    return {status: {"description": description}}
+
+
+def fails(*statuses: int) -> Answers:
     """For a route's `responses`: errors beyond those that every route of its kind can give."""
     return {status: {"description": ERRORS[BY_STATUS[status]]} for status in statuses}
 
@@ -81,7 +91,7 @@ def _document(listed: list[Route]) -> dict[str, Any]:
     made = get_openapi(title=TITLE, version=VERSION, description=DESCRIPTION, routes=listed)
     made["servers"] = [{"url": "/"}]
     for route in listed:
-        for method in route.methods:
+        for method in route.methods or ():
             _complete(made["paths"][route.path_format][method.lower()], route, method)
     _share(made["components"])
     return made
@@ -98,7 +108,11 @@ def _complete(operation: dict[str, Any], route: Route, method: str) -> None:
     answers = operation["responses"]
     for status in {*_usual(route, method), *(int(s) for s in answers if int(s) >= 400)}:
         answers[str(status)] = {"$ref": f"#/components/responses/{BY_STATUS[status].__name__}"}
-    if method == "GET" and route.scopes is not None and "application/json" in answers.get("200", {}).get("content", ()):
+    if (
+        method == "GET"
+        and route.scopes is not None
+        and "application/json" in answers.get("200", {}).get("content", ())
+    ):
         answers.setdefault("304", {"description": "Unchanged since `If-None-Match`."})
     for status, answer in answers.items():
         if int(status) < 400:
@@ -137,13 +151,23 @@ def _share(components: dict[str, Any]) -> None:
     schemas.update(model.pop("$defs"))
     schemas["ErrorAnswer"] = model
     components["securitySchemes"] = {
-        "bearer": {"type": "http", "scheme": "bearer", "description": "An API key: `cxk_<env>_<id>_<secret>`."}
+        "bearer": {
+            "type": "http",
+            "scheme": "bearer",
+            "description": "An API key: `cxk_<env>_<id>_<secret>`.",
+        }
     }
     components["headers"] = {
         "X-Request-Id": {"description": "Names the request in logs and errors.", "schema": {"type": "string"}}
     }
     components["parameters"] = {
-        name: {"name": header, "in": "header", "required": False, "description": text, "schema": {"type": "string"} | extra}
+        name: {
+            "name": header,
+            "in": "header",
+            "required": False,
+            "description": text,
+            "schema": {"type": "string"} | extra,
+        }
         for name, (header, text, extra) in PARAMETERS.items()
     }
     components["responses"] = {error.__name__: _failure(error, text) for error, text in ERRORS.items()}

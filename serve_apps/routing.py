@@ -1,4 +1,4 @@
-"""A route that is strict before FastAPI looks: scope, query names, body, and `Idempotency-Key` on every POST."""
+"""A route that is strict before FastAPI looks: scope, query, body, and `Idempotency-Key` on every POST."""
 
 from collections.abc import Callable, Coroutine, Iterator
 from hashlib import sha256
@@ -19,6 +19,7 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 KEPT_HEADERS = ("content-type", "location", "etag", "cache-control")
 MAX_KEY = 255
+WRITES = frozenset({"POST", "PATCH", "PUT"})
 
 
 class Route(APIRoute):
@@ -33,7 +34,7 @@ class Route(APIRoute):
     def get_route_handler(self) -> Handler:
         handle, scopes = super().get_route_handler(), self.scopes
         known = frozenset(p.alias for part in _tree(self.dependant) for p in part.query_params)
-        writes, takes_body = bool(self.methods & {"POST", "PATCH", "PUT"}), self.body_field is not None
+        writes, takes_body = bool(WRITES.intersection(self.methods or ())), self.body_field is not None
 
         async def strict(request: Request) -> Response:
             if scopes is not None:
@@ -58,7 +59,9 @@ def _tree(dependant: Dependant) -> Iterator[Dependant]:
 def check_query(query: bytes, known: frozenset[str]) -> None:
     """Raises ValidationError for a parameter that the route does not have, or that comes twice."""
     try:
-        names = [name for name, _ in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")]
+        names = [
+            name for name, _ in parse_qsl(query.decode("ascii"), keep_blank_values=True, errors="strict")
+        ]
     except ValueError:
         raise ValidationError.at("query", "Must be UTF-8, percent-encoded") from None
     problems = [Problem(name[:64], "Unknown query parameter") for name in names if name not in known]
@@ -86,7 +89,9 @@ async def once(request: Request, handle: Handler) -> Response:
     """Does the work of a POST unless the same request was answered before."""
     memory, token = request.app.state.kernel.idempotency, request.scope["token"]
     workspace = request.scope["principal"].workspace_id
-    claim = await memory.begin(workspace, _key(request), await fingerprint(request), _takes_ms(request), token)
+    claim = await memory.begin(
+        workspace, _key(request), await fingerprint(request), _takes_ms(request), token
+    )
     if isinstance(claim, Answer):
         return Response(claim.body, claim.status, claim.headers | {"idempotent-replayed": "true"})
     request.scope["idempotency"] = claim
@@ -106,14 +111,23 @@ async def once(request: Request, handle: Handler) -> Response:
 async def fingerprint(request: Request) -> str:
     """Two requests with the same one ask for the same thing."""
     scope, hashed = request.scope, sha256()
-    for part in (request.method.encode(), scope["path"].encode(), scope["query_string"], await request.body()):
+    for part in (
+        request.method.encode(),
+        scope["path"].encode(),
+        scope["query_string"],
+        await request.body(),
+    ):
         hashed.update(len(part).to_bytes(8, "big") + part)
     return hashed.hexdigest()
 
 
 def _key(request: Request) -> str:
     keys = request.headers.getlist("idempotency-key")
-    if len(keys) != 1 or not 1 <= len(keys[0]) <= MAX_KEY or not (keys[0].isascii() and keys[0].isprintable()):
+    if (
+        len(keys) != 1
+        or not 1 <= len(keys[0]) <= MAX_KEY
+        or not (keys[0].isascii() and keys[0].isprintable())
+    ):
         raise ValidationError.at("Idempotency-Key", f"Must be 1 to {MAX_KEY} printable ASCII characters")
     return keys[0]
 

@@ -10,7 +10,9 @@ AGENT = "agent_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
 EXECUTION = "exec_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
 MOMENT = "2024-01-15T10:00:00.000Z"
 
-Time = Annotated[str, Field(json_schema_extra={"format": "date-time", "examples": [MOMENT]}, description="RFC 3339, UTC.")]
+Time = Annotated[
+    str, Field(json_schema_extra={"format": "date-time", "examples": [MOMENT]}, description="RFC 3339, UTC.")
+]
 Usd = Annotated[float | None, Field(description="USD; null when the price is unknown.", examples=[0.05])]
 AgentStatus = Literal["active", "inactive", "error"]
 
@@ -60,7 +62,9 @@ class AgentItem(BaseModel):
     created_at: Time
     updated_at: Time
     execution_count: int = Field(examples=[1247])
-    success_rate: float | None = Field(description="completed of all that ended by themselves", examples=[0.985])
+    success_rate: float | None = Field(
+        description="completed of all that ended by themselves", examples=[0.985]
+    )
     version: str = Field(examples=["1.2.0"])
     tags: list[str]
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jsonschema
 import orjson
 
 from kernel.access.principal import Principal
@@ -13,7 +12,7 @@ from kernel.agents.catalog import Agents
 from kernel.agents.flow import Flow
 from kernel.agents.record import CurrentAgent
 from kernel.clock import Clock, rfc3339
-from kernel.errors import Conflict, NotFound, PayloadTooLarge, Problem, ValidationError
+from kernel.errors import Conflict, NodeError, NotFound, PayloadTooLarge, Problem, ValidationError
 from kernel.executions.events import ExecutionCancelled, ExecutionStarted
 from kernel.executions.lookup import Lookup
 from kernel.executions.order import ExecutionFilter, Order, Spec, Started
@@ -21,6 +20,7 @@ from kernel.executions.record import NodeRecord, parse_nodes, shown, shown_node,
 from kernel.executions.watch import StreamEvent, Watch
 from kernel.ids import first_id_at, is_id, new_id
 from kernel.metering.plans import Plan
+from kernel.nodes.sandbox import Sandbox
 from kernel.paging import Page, PageQuery
 from kernel.storage.archive import Archive
 from kernel.storage.executions import AgentChanged, Creation, ExecutionStore, StoredExecution
@@ -41,6 +41,7 @@ class Executions:
     clock: Clock
     plans: Mapping[str, Plan]
     check_flow: Callable[[Flow], Sequence[Problem]]
+    sandbox: Sandbox
     known: "OrderedDict[tuple[str, str], CurrentAgent]"
     """Current agents as last read: the store refuses a start whose version is not current any more."""
 
@@ -233,8 +234,18 @@ class Executions:
                 raise ValidationError.at("options.version", f"The agent has no version {version}") from None
             schema = document.get("input_schema")
         if schema is not None:
-            _check_input(schema, order.input)
+            await self._check_input(schema, order.input)
         return version
+
+    async def _check_input(self, schema: Mapping[str, Any], value: Any) -> None:
+        """In the sandbox: a schema's patterns could keep a processor busy for ever."""
+        try:
+            found = await self.sandbox.run("schema", schema, value)
+        except NodeError as error:
+            raise ValidationError.at("input", f"It cannot be checked against input_schema: {error}") from None
+        if found:
+            problems = [Problem(_input_path(one["path"]), one["reason"]) for one in found]
+            raise ValidationError.of("The input does not fit the agent's input_schema", problems)
 
     async def _stored(self, workspace_id: str, execution_id: str) -> StoredExecution:
         stored = await self.lookup.stored(workspace_id, execution_id)
@@ -265,18 +276,5 @@ def _bound(moment_ms: int | None) -> str:
     return "" if moment_ms is None else first_id_at("exec", moment_ms)
 
 
-def _check_input(schema: Mapping[str, Any], value: Any) -> None:
-    validator = jsonschema.Draft202012Validator(schema)
-    problems = [
-        Problem(_input_path(error.absolute_path), _short(error.message)) for error in validator.iter_errors(value)
-    ]
-    if problems:
-        raise ValidationError.of("The input does not fit the agent's input_schema", problems)
-
-
-def _input_path(path: Any) -> str:
+def _input_path(path: Sequence[str | int]) -> str:
     return "input" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
-
-
-def _short(message: str) -> str:
-    return message if len(message) <= 200 else message[:199] + "…"

@@ -5,10 +5,12 @@ Each raises `Refused` with one sentence for people, whatever went wrong.
 """
 
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import orjson
 
+MAX_PROBLEMS = 50
 FUEL = 5_000_000
 """Instructions of one template: ends endless loops before the time cap does."""
 
@@ -74,23 +76,22 @@ def search(expression: str, context: Mapping[str, Any]) -> Any:
         raise Refused(str(exc).partition("\n")[0][:300]) from None
 
 
-def fit(schema: dict[str, Any], value: Any) -> None:
-    """Whether a value fits a JSON Schema. References lead nowhere outside the schema."""
+def misfits(schema: dict[str, Any], value: Any) -> list[dict[str, Any]]:
+    """Where a value does not fit a JSON Schema: `{path, reason}`. References lead nowhere outside the schema."""
     from jsonschema import Draft202012Validator
     from referencing import Registry
     from referencing.exceptions import Unresolvable
 
     try:
-        error = next(Draft202012Validator(schema, registry=Registry()).iter_errors(value), None)
+        errors = list(islice(Draft202012Validator(schema, registry=Registry()).iter_errors(value), MAX_PROBLEMS))
     except Unresolvable:
         raise Refused("the schema has a reference that leads nowhere") from None
-    if error is not None:
-        raise Refused(f"{error.json_path}: {error.message[:200]}")
+    return [{"path": list(error.absolute_path), "reason": error.message[:200]} for error in errors]
 
 
 LANGUAGES: Mapping[str, Callable[[Any, Any], Any]] = {
     "template": render,
     "cel": evaluate,
     "jmespath": search,
-    "schema": fit,
+    "schema": misfits,
 }

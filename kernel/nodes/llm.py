@@ -100,12 +100,12 @@ class LlmNode:
             return answer.text
         try:
             value = orjson.loads(answer.text)
-            await self._sandbox.run("schema", config.response_schema, value)
         except orjson.JSONDecodeError:
             raise ProviderError("The model's answer is no JSON", None, None, True) from None
-        except NodeError as exc:
-            reason = f"The model's answer does not fit response_schema: {exc.message}"
-            raise ProviderError(reason, None, None, True) from None
+        if found := await self._sandbox.run("schema", config.response_schema, value):
+            at = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in found[0]["path"])
+            reason = f"The model's answer does not fit response_schema: ${at}: {found[0]['reason']}"
+            raise ProviderError(reason, None, None, True)
         return value
 
 

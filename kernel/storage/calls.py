@@ -1,4 +1,7 @@
-"""How often each call was made to the scripted model, so that its script can tell the first try from the second."""
+"""How often each call was made to the scripted model, whose scripts tell the first try from the second.
+
+Stored: `calls` (counter, under the hash of the idempotency key); lives a day.
+"""
 
 import asyncio
 import random

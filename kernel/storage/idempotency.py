@@ -60,7 +60,14 @@ class Idempotency:
         name = keys.key("idempotency", workspace_id, id=sha256(key.encode()).hexdigest())
         owner, now = new_id("req"), self._clock.now_ms()
         found = await self._store.run(
-            "idempotency_begin", workspace_id, name, fingerprint, owner, now, now + takes_ms + GRACE_MS, KEEP_MS
+            "idempotency_begin",
+            workspace_id,
+            name,
+            fingerprint,
+            owner,
+            now,
+            now + takes_ms + GRACE_MS,
+            KEEP_MS,
         )
         match found[0]:
             case b"mine":
@@ -75,7 +82,9 @@ class Idempotency:
                     1.0,
                     True,
                 )
-        raise Conflict("This Idempotency-Key was used for another request", {"reason": "idempotency_mismatch"})
+        raise Conflict(
+            "This Idempotency-Key was used for another request", {"reason": "idempotency_mismatch"}
+        )
 
     async def finish(self, ref: IdempotencyRef, answer: Answer, secret: str | None = None) -> None:
         """Keeps the answer; under `secret` when one is given."""

@@ -47,7 +47,6 @@ SHARD_KEYS = {
     "key": "key:{id}",  # hash: an API key; its id is made to fall in its workspace's shard
     "user": "user:{id}",  # hash: a user
     "user_workspaces": "user:{id}:workspaces",  # zset of workspace ids, score 0
-    "runners": "runners",  # zset of runner ids, by the moment they last showed that they live
     "owner": "owner",  # string, in shard 0 alone: the user who owns the installation
 }
 

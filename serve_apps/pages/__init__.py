@@ -1,4 +1,4 @@
-"""The few pages this server shows people: plain HTML without scripts, rendered once from what the program knows."""
+"""The few pages this server shows people: plain HTML without scripts, made from what the program knows."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -30,7 +30,12 @@ def home(base: str) -> str:
 
 def errors() -> str:
     shown = [
-        {"code": e.code, "text": text, "retryable": e.retryable, "status": None if e in NODE_ERRORS else e.status}
+        {
+            "code": e.code,
+            "text": text,
+            "retryable": e.retryable,
+            "status": None if e in NODE_ERRORS else e.status,
+        }
         for e, text in (ERRORS | UNROUTED | NODE_ERRORS).items()
     ]
     return _render("errors.html", errors=shown)

@@ -9,7 +9,7 @@ from kernel.access.record import KeyCreate, KeyPatch, WorkspaceCreate
 from kernel.paging import Page
 from serve_apps import answers
 from serve_apps.deps import Caller, Paging, needs, paged
-from serve_apps.openapi import fails, gives
+from serve_apps.openapi import fails, gives, gives_nothing
 from serve_apps.routing import Route
 from serve_apps.shapes import ApiKeyPage, ApiKeyShape, Me, NewApiKey, WorkspacePage, WorkspaceShape
 
@@ -20,7 +20,9 @@ Admin = Annotated[Caller, needs("admin")]
 KeyId = Annotated[str, Path(description="An API key's id.", examples=["key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
 
 
-@router.get("/me", summary="Who am I", responses=gives(200, Me, "The user, workspace and key of this request."))
+@router.get(
+    "/me", summary="Who am I", responses=gives(200, Me, "The user, workspace and key of this request.")
+)
 async def me(caller: Anyone) -> Response:
     """Works with any valid key."""
     return answers.read(caller, await caller.kernel.access.me(caller.who))
@@ -52,7 +54,9 @@ async def get(caller: Admin, key_id: KeyId) -> Response:
     return answers.read(caller, key, _tag(key))
 
 
-@router.patch("/api-keys/{key_id}", summary="Change an API key", responses=gives(200, ApiKeyShape, "The key."))
+@router.patch(
+    "/api-keys/{key_id}", summary="Change an API key", responses=gives(200, ApiKeyShape, "The key.")
+)
 async def update(caller: Admin, key_id: KeyId, patch: KeyPatch) -> Response:
     """An absent field stays."""
     await _hold(caller, key_id)
@@ -64,7 +68,7 @@ async def update(caller: Admin, key_id: KeyId, patch: KeyPatch) -> Response:
     "/api-keys/{key_id}",
     status_code=204,
     summary="Revoke an API key",
-    responses={204: {"description": "Revoked; every replica refuses it within a second."}} | fails(409),
+    responses=gives_nothing(204, "Revoked; every replica refuses it within a second."),
 )
 async def revoke(caller: Admin, key_id: KeyId) -> Response:
     """Streams that it opened are closed within 5 s."""
@@ -73,7 +77,9 @@ async def revoke(caller: Admin, key_id: KeyId) -> Response:
     return answers.no_content()
 
 
-@router.get("/workspaces", summary="List workspaces", responses=gives(200, WorkspacePage, "A page, newest first."))
+@router.get(
+    "/workspaces", summary="List workspaces", responses=gives(200, WorkspacePage, "A page, newest first.")
+)
 async def workspaces(caller: Anyone, paging: Annotated[Paging, paged]) -> Response:
     """Those of the user behind the key."""
     query = paging.of("ws")

@@ -3,14 +3,14 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Path, Query
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, JsonValue
 from starlette.responses import Response
 
 from kernel.agents.record import AgentCreate, AgentPatch, AgentRecord
 from kernel.agents.search import AgentFilter
 from serve_apps import answers
 from serve_apps.deps import AgentId, Caller, Paging, needs, paged
-from serve_apps.openapi import fails, gives
+from serve_apps.openapi import gives, gives_nothing
 from serve_apps.routing import Route
 from serve_apps.shapes import Agent, AgentPage, AgentStatus, AgentVersion, AgentVersionPage, Verdict
 
@@ -19,12 +19,16 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["agents"])
 Reader = Annotated[Caller, needs("agents:read")]
 Writer = Annotated[Caller, needs("agents:write")]
 
-EXAMPLE = {
+EXAMPLE: JsonValue = {
     "name": "Code Review Assistant",
     "description": "Reviews code for bugs and best practices",
     "flow": {
         "nodes": [
-            {"id": "llm1", "type": "llm", "config": {"model": "smollm2-135m-instruct", "prompt": "Review this code..."}}
+            {
+                "id": "llm1",
+                "type": "llm",
+                "config": {"model": "smollm2-135m-instruct", "prompt": "Review this code..."},
+            }
         ],
         "edges": [{"source": "entry", "target": "llm1"}],
     },
@@ -47,7 +51,9 @@ class AgentChanges(AgentPatch):
 class Rollback(BaseModel):
     """Which version to go back to."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"examples": [{"version": "1.0.0"}]})
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"examples": [{"version": "1.0.0"}]}
+    )
 
     version: str = Field(max_length=32)
 
@@ -67,14 +73,20 @@ async def index(
     status: Annotated[AgentStatus | None, Query(description="Only in this state.")] = None,
     search: Annotated[
         str | None,
-        Query(max_length=256, description="Words, or beginnings of words, of name and description.", examples=["code rev"]),
+        Query(
+            max_length=256,
+            description="Words, or beginnings of words, of name and description.",
+            examples=["code rev"],
+        ),
     ] = None,
     tag: Annotated[str | None, Query(min_length=1, max_length=64, description="Only with this tag.")] = None,
 ) -> Response:
     """Newest first; filters combine with AND."""
     query = paging.of("agent")
     wanted = AgentFilter.of(status, search, tag, caller.who.agents)
-    return answers.listed(caller, "agents", await caller.kernel.agents.list(caller.workspace_id, wanted, query), query)
+    return answers.listed(
+        caller, "agents", await caller.kernel.agents.list(caller.workspace_id, wanted, query), query
+    )
 
 
 @router.post("/agents", status_code=201, summary="Create an agent", responses=gives(201, Agent, "The agent."))
@@ -91,9 +103,12 @@ async def create(caller: Writer, order: NewAgent) -> Response:
     return answers.created(record.shown(), f"/v1/agents/{record.id}", record.etag)
 
 
-@router.post("/agents/validate", summary="Validate an agent", responses=gives(200, Verdict, "What is wrong with it."))
+@router.post(
+    "/agents/validate", summary="Validate an agent", responses=gives(200, Verdict, "What is wrong with it.")
+)
 async def validate(
-    caller: Reader, body: Annotated[dict[str, Any], Body(description="As for `POST /agents`.", examples=[EXAMPLE])]
+    caller: Reader,
+    body: Annotated[dict[str, Any], Body(description="As for `POST /agents`.", examples=[EXAMPLE])],
 ) -> Response:
     """Checks a body for `POST /agents`; nothing is stored."""
     problems = caller.kernel.agents.validate(body)
@@ -115,7 +130,7 @@ async def patch(caller: Writer, agent_id: AgentId, changes: AgentChanges) -> Res
     "/agents/{agent_id}",
     status_code=204,
     summary="Delete an agent",
-    responses={204: {"description": "Deleted. Its executions stay readable, those under way finish."}} | fails(409),
+    responses=gives_nothing(204, "Deleted. Its executions stay readable, those under way finish."),
 )
 async def delete(caller: Writer, agent_id: AgentId) -> Response:
     """It cannot be executed any more."""
@@ -143,14 +158,18 @@ async def versions(caller: Reader, agent_id: AgentId, paging: Annotated[Paging, 
     responses=gives(200, AgentVersion, "The agent as it was."),
 )
 async def version(
-    caller: Reader, agent_id: AgentId, version: Annotated[str, Path(description="Such as 1.2.0.", examples=["1.2.0"])]
+    caller: Reader,
+    agent_id: AgentId,
+    version: Annotated[str, Path(description="Such as 1.2.0.", examples=["1.2.0"])],
 ) -> Response:
     """Its flow, name and tags at that version."""
     caller.who.require_agent(agent_id)
     return answers.read(caller, await caller.kernel.agents.version(caller.workspace_id, agent_id, version))
 
 
-@router.post("/agents/{agent_id}/rollback", summary="Roll an agent back", responses=gives(200, Agent, "The agent."))
+@router.post(
+    "/agents/{agent_id}/rollback", summary="Roll an agent back", responses=gives(200, Agent, "The agent.")
+)
 async def rollback(caller: Writer, agent_id: AgentId, order: Rollback) -> Response:
     """A new version with the flow and input schema of an earlier one."""
     caller.who.require_agent(agent_id)

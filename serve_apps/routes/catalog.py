@@ -19,14 +19,18 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["catalog"])
 Reader = Annotated[Caller, needs("agents:read")]
 
 
-@router.get("/node-types", summary="List node types", responses=gives(200, NodeTypes, "Each with its JSON Schema."))
+@router.get(
+    "/node-types", summary="List node types", responses=gives(200, NodeTypes, "Each with its JSON Schema.")
+)
 async def node_types(caller: Reader) -> Response:
     """What a node may be, the schema of its `config`, and an example of one."""
     types = [describe(node_type) for node_type in caller.kernel.node_types.values()]
     return answers.read(caller, {"node_types": types})
 
 
-@router.get("/models", summary="List models", responses=gives(200, ModelsAnswer, "Those that a flow may name."))
+@router.get(
+    "/models", summary="List models", responses=gives(200, ModelsAnswer, "Those that a flow may name.")
+)
 async def models(caller: Reader) -> Response:
     """`ready` says whether one can be used now, `missing` what it lacks."""
     return answers.read(caller, {"models": [_shown(model) for model in caller.kernel.models.list()]})

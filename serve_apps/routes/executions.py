@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BeforeValidator, ConfigDict, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, JsonValue, WithJsonSchema
 from starlette.responses import Response
 
 from kernel.agents.flow import Flow
@@ -11,7 +11,7 @@ from kernel.clock import epoch_ms, rfc3339
 from kernel.executions.order import ExecutionFilter, Order, Started, Status
 from serve_apps import answers
 from serve_apps.deps import AgentId, Caller, ExecutionId, Paging, Whole, needs, paged
-from serve_apps.openapi import fails, gives
+from serve_apps.openapi import gives, gives_nothing
 from serve_apps.routing import Route
 from serve_apps.shapes import AGENT, CancelAnswer, Execution, ExecutionPage, NodeDetail, StartedExecution
 
@@ -20,7 +20,9 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["executions"])
 Reader = Annotated[Caller, needs("executions:read")]
 Writer = Annotated[Caller, needs("executions:write")]
 Wait = Annotated[
-    int, Whole, Query(ge=0, le=60, description="Seconds to wait for the end; answers 200 with it if it comes in time.")
+    int,
+    Whole,
+    Query(ge=0, le=60, description="Seconds to wait for the end; answers 200 with it if it comes in time."),
 ]
 Moment = Annotated[
     int,
@@ -30,14 +32,16 @@ Moment = Annotated[
 
 STARTS = gives(202, StartedExecution, "Accepted; it runs whether anyone waits or not.")
 ENDS = gives(200, Execution, "It ended while we waited.")
-INPUT = {"code_snippet": "function add(a, b) { return a + b }", "language": "javascript"}
+INPUT: JsonValue = {"code_snippet": "function add(a, b) { return a + b }", "language": "javascript"}
 
 
 class ExecuteOrder(Order):
     """What to run an agent with."""
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"input": INPUT, "options": {"timeout": 30_000, "max_tokens": 2_000}}]}
+        json_schema_extra={
+            "examples": [{"input": INPUT, "options": {"timeout": 30_000, "max_tokens": 2_000}}]
+        }
     )
 
 
@@ -48,7 +52,11 @@ class InlineOrder(Order):
         json_schema_extra={
             "examples": [
                 {
-                    "flow": {"nodes": [{"id": "hello", "type": "template", "config": {"template": "Hi {{ input.name }}"}}]},
+                    "flow": {
+                        "nodes": [
+                            {"id": "hello", "type": "template", "config": {"template": "Hi {{ input.name }}"}}
+                        ]
+                    },
                     "input": {"name": "Ada"},
                 }
             ]
@@ -58,7 +66,9 @@ class InlineOrder(Order):
     flow: Flow
 
 
-@router.post("/agents/{agent_id}/execute", status_code=202, summary="Execute an agent", responses=STARTS | ENDS)
+@router.post(
+    "/agents/{agent_id}/execute", status_code=202, summary="Execute an agent", responses=STARTS | ENDS
+)
 async def execute(caller: Writer, agent_id: AgentId, order: ExecuteOrder, wait: Wait = 0) -> Response:
     """Starts an execution of the agent's current version, or of `options.version`."""
     caller.who.require_agent(agent_id)
@@ -80,20 +90,34 @@ async def execute_inline(
     return await _started(caller, started, wait)
 
 
-@router.get("/executions/{execution_id}", summary="Get an execution", responses=gives(200, Execution, "The execution."))
+@router.get(
+    "/executions/{execution_id}",
+    summary="Get an execution",
+    responses=gives(200, Execution, "The execution."),
+)
 async def get(caller: Reader, execution_id: ExecutionId) -> Response:
     """Its state, result, nodes and logs."""
     return answers.read(caller, await reach(caller, execution_id))
 
 
-@router.get("/executions", summary="List executions", responses=gives(200, ExecutionPage, "A page, newest first."))
+@router.get(
+    "/executions", summary="List executions", responses=gives(200, ExecutionPage, "A page, newest first.")
+)
 async def index(
     caller: Reader,
     paging: Annotated[Paging, paged],
-    agent_id: Annotated[str | None, Query(max_length=64, description="Only of this agent.", examples=[AGENT])] = None,
+    agent_id: Annotated[
+        str | None, Query(max_length=64, description="Only of this agent.", examples=[AGENT])
+    ] = None,
     status: Annotated[Status | None, Query(description="Only in this state.")] = None,
     label: Annotated[
-        str | None, Query(max_length=200, pattern=r"^[^=\x00]+=[^\x00]*$", description="`name=value`", examples=["team=core"])
+        str | None,
+        Query(
+            max_length=200,
+            pattern=r"^[^=\x00]+=[^\x00]*$",
+            description="`name=value`",
+            examples=["team=core"],
+        ),
     ] = None,
     started_after: Annotated[Moment | None, Query(description="Created at or after.")] = None,
     started_before: Annotated[Moment | None, Query(description="Created before.")] = None,
@@ -105,13 +129,16 @@ async def index(
         caller.who.require_all_agents()
     wanted = ExecutionFilter(agent_id, status, label, started_after, started_before)
     query = paging.of("exec")
-    return answers.listed(caller, "executions", await caller.kernel.executions.list(caller.workspace_id, wanted, query), query)
+    return answers.listed(
+        caller, "executions", await caller.kernel.executions.list(caller.workspace_id, wanted, query), query
+    )
 
 
 @router.post(
     "/executions/{execution_id}/cancel",
     summary="Cancel an execution",
-    responses=gives(200, CancelAnswer, "It is cancelled.") | gives(202, CancelAnswer, "It is being cancelled."),
+    responses=gives(200, CancelAnswer, "It is cancelled.")
+    | gives(202, CancelAnswer, "It is being cancelled."),
 )
 async def cancel(caller: Writer, execution_id: ExecutionId) -> Response:
     """Stops it, the model call in flight included. Repeating it changes nothing."""
@@ -122,7 +149,9 @@ async def cancel(caller: Writer, execution_id: ExecutionId) -> Response:
     return answers.done(state)
 
 
-@router.post("/executions/{execution_id}/retry", status_code=202, summary="Retry an execution", responses=STARTS)
+@router.post(
+    "/executions/{execution_id}/retry", status_code=202, summary="Retry an execution", responses=STARTS
+)
 async def retry(
     caller: Writer,
     execution_id: ExecutionId,
@@ -145,18 +174,22 @@ async def retry(
     responses=gives(200, NodeDetail, "The node, with its whole output."),
 )
 async def node(
-    caller: Reader, execution_id: ExecutionId, node_id: Annotated[str, Path(description="As in the flow.", examples=["llm1"])]
+    caller: Reader,
+    execution_id: ExecutionId,
+    node_id: Annotated[str, Path(description="As in the flow.", examples=["llm1"])],
 ) -> Response:
     """One node with its whole output, however large, and its logs."""
     await _check_reach(caller, execution_id)
-    return answers.read(caller, await caller.kernel.executions.node(caller.workspace_id, execution_id, node_id))
+    return answers.read(
+        caller, await caller.kernel.executions.node(caller.workspace_id, execution_id, node_id)
+    )
 
 
 @router.delete(
     "/executions/{execution_id}",
     status_code=204,
     summary="Delete an execution",
-    responses={204: {"description": "Deleted, with its events."}} | fails(409),
+    responses=gives_nothing(204, "Deleted, with its events."),
 )
 async def delete(caller: Writer, execution_id: ExecutionId) -> Response:
     """Only after it has ended."""
@@ -198,4 +231,3 @@ async def _started(caller: Caller, started: Started, wait: int) -> Response:
     return answers.accepted(
         {"execution_id": name, "status": "running", "created_at": created, "links": links}, path
     )
-

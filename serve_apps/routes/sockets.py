@@ -1,4 +1,4 @@
-"""The WebSocket of an execution: refused before the upgrade like any request, closed with a code that says why."""
+"""The WebSocket of an execution: refused before the upgrade, or closed with a code that says why."""
 
 import asyncio
 from collections.abc import AsyncGenerator

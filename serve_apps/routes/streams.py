@@ -19,7 +19,7 @@ from kernel.executions.watch import StreamEvent
 from kernel.storage.tickets import LIVES_S
 from serve_apps import answers
 from serve_apps.deps import Caller, ExecutionId, Whole, needs
-from serve_apps.openapi import fails, gives
+from serve_apps.openapi import Answers, fails, gives
 from serve_apps.routes.executions import reach
 from serve_apps.routing import Route
 from serve_apps.shapes import EXECUTION, StreamTicket
@@ -31,7 +31,9 @@ RECHECK_S = 2.0
 
 Reader = Annotated[Caller, needs("executions:read")]
 After = Annotated[int, Whole, Query(ge=0, description="Send only events with a greater `seq`.", examples=[0])]
-Ticket = Annotated[str | None, Query(max_length=64, description="Instead of a key: see `POST /stream-tickets`.")]
+Ticket = Annotated[
+    str | None, Query(max_length=64, description="Instead of a key: see `POST /stream-tickets`.")
+]
 LastEventId = Annotated[int | None, Whole, Header(ge=0, description="As `after`, and wins over it.")]
 
 MESSAGE = {
@@ -39,7 +41,7 @@ MESSAGE = {
     "required": ["data"],
     "properties": {"id": {"type": "string", "examples": ["1"]}, "data": {"type": "string"}},
 }
-SSE = {
+SSE: Answers = {
     200: {
         "description": "One message for each event: `id` is its `seq`, `data` the event as JSON.",
         "content": {"text/event-stream": {"schema": MESSAGE}},
@@ -62,7 +64,8 @@ class TicketOrder(BaseModel):
     "/stream-tickets",
     status_code=201,
     summary="Make a stream ticket",
-    responses=gives(201, StreamTicket, "It opens one stream of this execution, once, within 30 s.") | fails(404),
+    responses=gives(201, StreamTicket, "It opens one stream of this execution, once, within 30 s.")
+    | fails(404),
 )
 async def ticket(caller: Reader, order: TicketOrder) -> Response:
     """Browsers cannot send a key with a WebSocket: they open it with `?ticket=` instead."""
@@ -80,7 +83,11 @@ async def ticket(caller: Reader, order: TicketOrder) -> Response:
     response_class=StreamingResponse,
 )
 async def events(
-    caller: Reader, execution_id: ExecutionId, after: After = 0, ticket: Ticket = None, last_event_id: LastEventId = None
+    caller: Reader,
+    execution_id: ExecutionId,
+    after: After = 0,
+    ticket: Ticket = None,
+    last_event_id: LastEventId = None,
 ) -> Response:
     """Replays from the durable log, goes on live, and ends after the terminal event."""
     execution = await reach(caller, execution_id)
@@ -98,12 +105,14 @@ async def events(
     "/executions/{execution_id}/stream",
     status_code=101,
     summary="Follow an execution (WebSocket)",
-    responses={101: {"description": "Text messages, each one event as JSON; closed with 1000 after the last."}},
+    responses={
+        101: {"description": "Text messages, each one event as JSON; closed with 1000 after the last."}
+    },
 )
 async def stream_without_upgrade(
     caller: Reader, execution_id: ExecutionId, after: After = 0, ticket: Ticket = None
 ) -> Response:
-    """Open it as a WebSocket. Close codes: 1000 the end, 4008 too slow (come again with `after`), 4401 key void."""
+    """Close codes: 1000 the end, 4008 too slow (come again with `after`), 4401 the key is void."""
     raise ValidationError.at("Upgrade", "Open this address as a WebSocket, or use /events")
 
 
@@ -154,7 +163,7 @@ async def _next(following: AsyncGenerator[StreamEvent]) -> StreamEvent | None:
 
 
 async def _until_void(caller: Caller) -> None:
-    """Raises AuthenticationError when the key is revoked or has expired; a store that is away says neither."""
+    """Raises AuthenticationError when the key is revoked or expired; a store that is away says neither."""
     while True:
         await asyncio.sleep(RECHECK_S)
         try:

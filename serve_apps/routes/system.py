@@ -15,7 +15,7 @@ router = APIRouter(route_class=Route, tags=["system"])
 people = APIRouter(include_in_schema=False)
 
 PAGE_HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'",
+    "content-security-policy": "default-src 'none'; style-src 'self'; frame-ancestors 'none'",
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
@@ -44,7 +44,9 @@ async def readyz(request: Request) -> Response:
 @router.get("/v1/openapi.json", summary="This document", responses={200: {"description": "OpenAPI 3.1."}})
 async def openapi(request: Request) -> Response:
     """The same for `/v1` and `/api/v1`."""
-    return Response(request.app.state.document.text, media_type=JSON, headers={"cache-control": "public, max-age=300"})
+    return Response(
+        request.app.state.document.text, media_type=JSON, headers={"cache-control": "public, max-age=300"}
+    )
 
 
 @people.get("/")

@@ -19,9 +19,18 @@ from kernel.assembly import Kernel
 from kernel.storage.store import Store
 from serve_apps.api import create_app
 
-HELLO = {"nodes": [{"id": "hello", "type": "template", "config": {"template": "Hello {{ input.name }}"}}], "edges": []}
+HELLO = {
+    "nodes": [{"id": "hello", "type": "template", "config": {"template": "Hello {{ input.name }}"}}],
+    "edges": [],
+}
 FOREVER = {
-    "nodes": [{"id": "slow", "type": "llm", "config": {"model": "scripted", "prompt": "x", "script": {"delay_ms": 600_000}}}],
+    "nodes": [
+        {
+            "id": "slow",
+            "type": "llm",
+            "config": {"model": "scripted", "prompt": "x", "script": {"delay_ms": 600_000}},
+        }
+    ],
     "edges": [],
 }
 
@@ -124,7 +133,13 @@ async def limited(access: Access, owner: Client, **order: Any) -> str:
 @pytest.fixture
 async def runner(kernel: Kernel) -> AsyncGenerator[Runner]:
     """Executions run while a test asks for this."""
-    parts = (kernel.store, kernel.queue, kernel.performer("test"), kernel.subscriptions, kernel.settings.runner)
+    parts = (
+        kernel.store,
+        kernel.queue,
+        kernel.performer("test"),
+        kernel.subscriptions,
+        kernel.settings.runner,
+    )
     runner = Runner("runner-test", *parts)
     serving = asyncio.create_task(runner.serve())
     yield runner

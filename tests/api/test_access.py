@@ -15,7 +15,9 @@ class TestMe:
         assert (await anonymous("GET", "/v1/me")).status_code == 401
 
     async def test_shape(self, owner: Client, kernel: Kernel) -> None:
-        me = await Client(owner.http, await limited(kernel.access, owner, scopes=["agents:read"])).ok("GET", "/v1/me")
+        me = await Client(owner.http, await limited(kernel.access, owner, scopes=["agents:read"])).ok(
+            "GET", "/v1/me"
+        )
         assert set(me) == {"user", "workspace", "key"}
         assert set(me["workspace"]) == {"id", "name", "plan"}
         assert me["key"]["scopes"] == ["agents:read"]

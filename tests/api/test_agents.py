@@ -18,7 +18,11 @@ class TestCreate:
         agent = answer.json()
         assert answer.status_code == 201
         assert answer.headers["location"] == f"/v1/agents/{agent['id']}"
-        assert agent["metadata"] == {"version": "1.0.0", "tags": ["a", "b"], "author": agent["metadata"]["author"]}
+        assert agent["metadata"] == {
+            "version": "1.0.0",
+            "tags": ["a", "b"],
+            "author": agent["metadata"]["author"],
+        }
         assert (agent["status"], agent["execution_count"], agent["success_rate"]) == ("active", 0, None)
         read = await owner("GET", f"/v1/agents/{agent['id']}")
         assert read.json() == agent
@@ -42,11 +46,19 @@ class TestCreate:
             ({"tags": "a"}, "tags"),
             ({"flow": {"nodes": []}}, "flow.nodes"),
             ({"flow": {"nodes": HELLO["nodes"] * 2}}, "flow.nodes[1].id"),
-            ({"flow": {"nodes": HELLO["nodes"], "edges": [{"source": "hello", "target": "hello"}]}}, "flow.edges[0]"),
-            ({"flow": {"nodes": HELLO["nodes"], "edges": [{"source": "x", "target": "hello"}]}}, "flow.edges[0].source"),
+            (
+                {"flow": {"nodes": HELLO["nodes"], "edges": [{"source": "hello", "target": "hello"}]}},
+                "flow.edges[0]",
+            ),
+            (
+                {"flow": {"nodes": HELLO["nodes"], "edges": [{"source": "x", "target": "hello"}]}},
+                "flow.edges[0].source",
+            ),
         ],
     )
-    async def test_refusals_name_the_field(self, owner: Client, change: dict[str, object], field: str) -> None:
+    async def test_refusals_name_the_field(
+        self, owner: Client, change: dict[str, object], field: str
+    ) -> None:
         answer = await owner("POST", "/v1/agents", BODY | change)
         assert answer.status_code == 422
         assert answer.json()["error"]["details"]["field"].startswith(field), answer.text
@@ -58,7 +70,9 @@ class TestGet:
         agent = await owner.agent()
         assert (await anonymous("GET", f"/v1/agents/{agent}")).status_code == 401
         foreign = await stranger("GET", f"/v1/agents/{agent}", headers={"x-request-id": "x"})
-        unknown = await stranger("GET", "/v1/agents/agent_01JZ8XJ4T2QK5V9W3M7N6P1R8S", headers={"x-request-id": "x"})
+        unknown = await stranger(
+            "GET", "/v1/agents/agent_01JZ8XJ4T2QK5V9W3M7N6P1R8S", headers={"x-request-id": "x"}
+        )
         assert foreign.status_code == 404
         assert foreign.content == unknown.content
 
@@ -72,7 +86,9 @@ class TestList:
     async def test_filters_combine(self, owner: Client) -> None:
         code = await owner.agent(name="Code reviewer", tags=["dev"])
         await owner.agent(name="Code writer", tags=["ops"])
-        await owner.ok("PATCH", f"/v1/agents/{await owner.agent(name='Coder', tags=['dev'])}", {"status": "inactive"})
+        await owner.ok(
+            "PATCH", f"/v1/agents/{await owner.agent(name='Coder', tags=['dev'])}", {"status": "inactive"}
+        )
         found = await owner.ok("GET", "/v1/agents?search=cod&tag=dev&status=active")
         assert [agent["id"] for agent in found["agents"]] == [code]
         assert set(found["agents"][0]) == {
@@ -90,12 +106,18 @@ class TestPatch:
     async def test_partial(self, owner: Client) -> None:
         agent = await owner.agent(description="kept")
         changed = await owner.ok("PATCH", f"/v1/agents/{agent}", {"name": "Updated Name"})
-        assert (changed["name"], changed["description"], changed["version"]) == ("Updated Name", "kept", "1.0.1")
+        assert (changed["name"], changed["description"], changed["version"]) == (
+            "Updated Name",
+            "kept",
+            "1.0.1",
+        )
 
     async def test_a_stale_tag_changes_nothing(self, owner: Client) -> None:
         agent = await owner.agent()
         stale = (await owner("GET", f"/v1/agents/{agent}")).headers["etag"]
-        fresh = (await owner("PATCH", f"/v1/agents/{agent}", {"name": "One"}, headers={"if-match": stale})).headers["etag"]
+        fresh = (
+            await owner("PATCH", f"/v1/agents/{agent}", {"name": "One"}, headers={"if-match": stale})
+        ).headers["etag"]
         for method, body in (("PATCH", {"name": "Two"}), ("DELETE", None)):
             answer = await owner(method, f"/v1/agents/{agent}", body, headers={"if-match": stale})
             assert (answer.status_code, answer.json()["error"]["code"]) == (409, "CONFLICT")

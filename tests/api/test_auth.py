@@ -26,7 +26,9 @@ async def test_every_route_names_the_scopes_it_needs(app: FastAPI) -> None:
         if isinstance(route, Route) and route.scopes is not None:
             assert set(route.scopes) <= set(Scope)
         elif isinstance(route, APIWebSocketRoute):
-            assert [part.own_oauth_scopes for part in route.dependant.dependencies if part.call is caller] != [[]]
+            assert [
+                part.own_oauth_scopes for part in route.dependant.dependencies if part.call is caller
+            ] != [[]]
         else:
             assert isinstance(route, AnyRoute)
             open_to_all.add(route.path)
@@ -45,7 +47,17 @@ async def test_anonymous_callers_reach_no_route(app: FastAPI, anonymous: Client)
 
 @pytest.mark.parametrize(
     "header",
-    ["", "Bearer", "Bearer  x", "bearer", "Basic eDp5", "Bearer x y", "Token x", f"Bearer {UNKNOWN}", "Bearer ключ"],
+    [
+        "",
+        "Bearer",
+        "Bearer  x",
+        "bearer",
+        "Basic eDp5",
+        "Bearer x y",
+        "Token x",
+        f"Bearer {UNKNOWN}",
+        "Bearer ключ",
+    ],
 )
 async def test_headers_that_are_no_key(anonymous: Client, header: str) -> None:
     answer = await anonymous("GET", "/v1/me", headers={"authorization": header.encode()})
@@ -54,7 +66,9 @@ async def test_headers_that_are_no_key(anonymous: Client, header: str) -> None:
 
 async def test_the_scheme_is_not_case_sensitive(owner: Client, anonymous: Client) -> None:
     for scheme in ("bearer", "BEARER"):
-        assert (await anonymous("GET", "/v1/me", headers={"authorization": f"{scheme} {owner.key}"})).is_success
+        assert (
+            await anonymous("GET", "/v1/me", headers={"authorization": f"{scheme} {owner.key}"})
+        ).is_success
 
 
 async def test_one_header_and_no_other_place(owner: Client, anonymous: Client) -> None:
@@ -81,7 +95,9 @@ async def test_a_revoked_key(kernel: Kernel, owner: Client) -> None:
         ("agents:write", "GET", "/v1/api-keys"),
     ],
 )
-async def test_a_key_without_the_scope(kernel: Kernel, owner: Client, scope: str, method: str, path: str) -> None:
+async def test_a_key_without_the_scope(
+    kernel: Kernel, owner: Client, scope: str, method: str, path: str
+) -> None:
     other = Client(owner.http, await limited(kernel.access, owner, scopes=[scope]))
     answer = await other(method, path, {"not": "even read"} if method == "POST" else None)
     assert (answer.status_code, answer.json()["error"]["code"]) == (403, "AUTHORIZATION_ERROR")
@@ -92,7 +108,9 @@ class TestKeyOfSomeAgents:
         mine, other = await owner.agent(), await owner.agent()
         limits = {"scopes": ["admin"], "agents": [mine]}
         key = Client(owner.http, await limited(kernel.access, owner, **limits))
-        hidden = (await owner.ok("POST", f"/v1/agents/{other}/execute", {"input": {"name": "x"}}))["execution_id"]
+        hidden = (await owner.ok("POST", f"/v1/agents/{other}/execute", {"input": {"name": "x"}}))[
+            "execution_id"
+        ]
         seen = (await key.ok("POST", f"/v1/agents/{mine}/execute", {"input": {"name": "x"}}))["execution_id"]
         assert [agent["id"] for agent in (await key.ok("GET", "/v1/agents"))["agents"]] == [mine]
         await key.ok("GET", f"/v1/executions/{seen}")
@@ -145,5 +163,3 @@ def test_a_flood_of_addresses_does_not_grow_the_table() -> None:
     for number in range(25_000):
         bad_keys.count(str(number))
     assert len(bad_keys._windows) <= 10_000
-
-

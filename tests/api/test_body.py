@@ -60,7 +60,9 @@ def test_reads_what_json_allows(raw: bytes) -> None:
 
 
 def test_an_ordinary_body_costs_next_to_nothing() -> None:
-    raw = orjson.dumps({"input": {"code": "function add(a, b)", "x": "y" * 100}, "options": {"timeout": 30_000}})
+    raw = orjson.dumps(
+        {"input": {"code": "function add(a, b)", "x": "y" * 100}, "options": {"timeout": 30_000}}
+    )
     began = time.perf_counter()
     for _ in range(2_000):
         parse(raw)

@@ -69,7 +69,9 @@ class TestExecute:
             ({"webhook": "x"}, "options.webhook"),
         ],
     )
-    async def test_options_that_are_refused(self, owner: Client, options: dict[str, object], field: str) -> None:
+    async def test_options_that_are_refused(
+        self, owner: Client, options: dict[str, object], field: str
+    ) -> None:
         agent = await owner.agent()
         answer = await owner("POST", f"/v1/agents/{agent}/execute", {"input": 1, "options": options})
         assert (answer.status_code, answer.json()["error"]["details"]["field"]) == (422, field)
@@ -124,7 +126,11 @@ class TestGet:
 
     async def test_queued(self, owner: Client) -> None:
         execution = await owner.ok("GET", f"/v1/executions/{await owner.execution()}")
-        assert (execution["status"], execution["phase"], execution["queue_position"]) == ("running", "queued", 1)
+        assert (execution["status"], execution["phase"], execution["queue_position"]) == (
+            "running",
+            "queued",
+            1,
+        )
         assert execution["result"] is None
 
     async def test_an_ended_one_has_a_steady_tag(self, owner: Client, runner: Runner) -> None:
@@ -151,11 +157,24 @@ class TestList:
         body = {"input": {"name": "x"}, "options": {"labels": {"team": "core"}}}
         wanted = (await owner.ok("POST", f"/v1/agents/{agent}/execute", body))["execution_id"]
         await owner.execution()
-        for query in (f"agent_id={agent}", "label=team=core", f"label=team=core&agent_id={agent}&status=running"):
+        for query in (
+            f"agent_id={agent}",
+            "label=team=core",
+            f"label=team=core&agent_id={agent}&status=running",
+        ):
             found = await owner.ok("GET", f"/v1/executions?{query}")
             assert [execution["id"] for execution in found["executions"]] == [wanted], query
-        assert (await owner.ok("GET", "/v1/executions?started_before=2024-01-15T10:00:00Z"))["executions"] == []
-        assert len((await owner.ok("GET", "/v1/executions?started_after=2024-01-15T10:00:00%2B01:00"))["executions"]) == 2
+        assert (await owner.ok("GET", "/v1/executions?started_before=2024-01-15T10:00:00Z"))[
+            "executions"
+        ] == []
+        assert (
+            len(
+                (await owner.ok("GET", "/v1/executions?started_after=2024-01-15T10:00:00%2B01:00"))[
+                    "executions"
+                ]
+            )
+            == 2
+        )
 
     @pytest.mark.parametrize(
         "query",

@@ -3,6 +3,7 @@
 import re
 
 import httpx2
+import orjson
 import pytest
 from fastapi import FastAPI
 
@@ -36,11 +37,13 @@ class TestBody:
         ],
     )
     async def test_its_type(self, owner: Client, headers: dict[str, str], expected: int) -> None:
-        raw = b'{"name": "x", "flow": {"nodes": [{"id": "a", "type": "template", "config": {"template": "x"}}]}}'
+        raw = orjson.dumps(AGENT)
         answer = await owner("POST", "/v1/agents", content=raw, headers=headers)
         assert answer.status_code == expected, answer.text
 
-    @pytest.mark.parametrize("raw", [b"", b"null", b"[]", b'"x"', b"1", b'{"name":"a","name":"b"}', b"{", b"\xff"])
+    @pytest.mark.parametrize(
+        "raw", [b"", b"null", b"[]", b'"x"', b"1", b'{"name":"a","name":"b"}', b"{", b"\xff"]
+    )
     async def test_its_form(self, owner: Client, raw: bytes) -> None:
         answer = await owner("POST", "/v1/agents", content=raw, headers=JSON)
         assert problem(answer) == (422, "VALIDATION_ERROR", "body")
@@ -86,7 +89,9 @@ class TestBody:
 
 
 class TestQuery:
-    @pytest.mark.parametrize("limit", ["0", "-1", "101", "1.5", "1e2", "0x10", "1_0", " 1", "+1", "١", "", "9" * 23])
+    @pytest.mark.parametrize(
+        "limit", ["0", "-1", "101", "1.5", "1e2", "0x10", "1_0", " 1", "+1", "١", "", "9" * 23]
+    )
     async def test_limits(self, owner: Client, limit: str) -> None:
         answer = await owner("GET", "/v1/agents", params={"limit": limit})
         assert problem(answer) == (422, "VALIDATION_ERROR", "limit")
@@ -181,7 +186,9 @@ class TestHeaders:
 
     async def test_no_origin_is_granted_anything(self, owner: Client) -> None:
         for origin in ("https://evil.test", "null"):
-            answer = await owner("GET", "/v1/me", headers={"origin": origin, "accept": "application/xml", "range": "bytes=0-1"})
+            answer = await owner(
+                "GET", "/v1/me", headers={"origin": origin, "accept": "application/xml", "range": "bytes=0-1"}
+            )
             assert answer.status_code == 200
             assert answer.headers["content-type"] == "application/json"
             assert not [name for name in answer.headers if name.startswith("access-control")]

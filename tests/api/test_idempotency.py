@@ -36,7 +36,9 @@ class TestRoutes:
 
     async def test_both_bases_are_one(self, owner: Client) -> None:
         await owner("POST", "/v1/agents", AGENT, headers=ONCE)
-        assert (await owner("POST", "/api/v1/agents", AGENT, headers=ONCE)).headers["idempotent-replayed"] == "true"
+        assert (await owner("POST", "/api/v1/agents", AGENT, headers=ONCE)).headers[
+            "idempotent-replayed"
+        ] == "true"
 
     async def test_another_request_under_the_same_key(self, owner: Client) -> None:
         agent = await owner.agent()
@@ -58,8 +60,8 @@ class TestRoutes:
 
     async def test_twins_at_once_make_one_execution(self, owner: Client, runner: Runner) -> None:
         agent = await owner.agent()
-        call = lambda: owner("POST", f"/v1/agents/{agent}/execute?wait=5", {"input": {"name": "x"}}, headers=ONCE)  # noqa: E731
-        answers = await asyncio.gather(*(call() for _ in range(50)))
+        path, body = f"/v1/agents/{agent}/execute?wait=5", {"input": {"name": "x"}}
+        answers = await asyncio.gather(*(owner("POST", path, body, headers=ONCE) for _ in range(50)))
         done = [answer for answer in answers if answer.status_code == 200]
         busy = [answer.json()["error"] for answer in answers if answer.status_code == 409]
         assert len({answer.json()["id"] for answer in done}) == 1
@@ -98,7 +100,10 @@ class TestLostAnswers:
 
     @pytest.mark.parametrize(
         ("path", "body", "name"),
-        [("/v1/executions", {"flow": HELLO, "input": {"name": "x"}}, "execution_id"), ("/v1/agents", AGENT, "id")],
+        [
+            ("/v1/executions", {"flow": HELLO, "input": {"name": "x"}}, "execution_id"),
+            ("/v1/agents", AGENT, "id"),
+        ],
     )
     async def test_the_retry_finds_what_was_made(
         self, owner: Client, kernel: Kernel, monkeypatch: pytest.MonkeyPatch, path: str, body: Any, name: str
@@ -145,7 +150,9 @@ class TestPolicy:
         await memory.finish(claim, Answer(200, {}, b""))
         assert 86_390_000 < await store.call("PTTL", claim.key) <= 86_400_000
 
-    async def test_abandoned_with_nothing_made_it_is_forgotten(self, memory: Idempotency, store: Store) -> None:
+    async def test_abandoned_with_nothing_made_it_is_forgotten(
+        self, memory: Idempotency, store: Store
+    ) -> None:
         claim = await memory.begin(WS, "k", "f", 0, "s")
         assert isinstance(claim, IdempotencyRef)
         await memory.abandon(claim)

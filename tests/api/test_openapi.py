@@ -3,7 +3,8 @@
 import asyncio
 import socket
 import threading
-from collections.abc import Generator
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,6 @@ import httpx2
 import pytest
 import schemathesis
 import uvicorn
-from fastapi import FastAPI
 from fastapi.routing import APIWebSocketRoute
 from hypothesis import HealthCheck, settings
 from schemathesis import Case, checks
@@ -50,7 +50,7 @@ class Served:
 
     @property
     def url(self) -> str:
-        return "http://127.0.0.1:%d" % self._listener.getsockname()[1]
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
     def __enter__(self) -> "Served":
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
@@ -72,16 +72,28 @@ class Served:
         return answer.json()
 
     async def _run(self) -> None:
-        app = create_app(self._settings)
+        started: asyncio.Future[Kernel] = asyncio.get_running_loop().create_future()
+
+        @asynccontextmanager
+        async def opening(settings: Settings) -> AsyncGenerator[Kernel]:
+            async with Kernel.opened(settings) as kernel:
+                started.set_result(kernel)
+                yield kernel
+
+        app = create_app(self._settings, opening)
         config = uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1)
         self._server = uvicorn.Server(config)
         serving = asyncio.create_task(self._server.serve([self._listener]))
-        while not self._server.started:
-            await asyncio.sleep(0.01)
-        kernel: Kernel = app.state.kernel
+        kernel = await started
         await kernel.store.call("FLUSHALL")
         self.key = await kernel.access.bootstrap("test") or ""
-        parts = (kernel.store, kernel.queue, kernel.performer("test"), kernel.subscriptions, kernel.settings.runner)
+        parts = (
+            kernel.store,
+            kernel.queue,
+            kernel.performer("test"),
+            kernel.subscriptions,
+            kernel.settings.runner,
+        )
         running = asyncio.create_task(Runner("runner-openapi", *parts).serve())
         self._ready.set()
         await serving
@@ -89,21 +101,62 @@ class Served:
         await asyncio.gather(running, return_exceptions=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
     home: Path = tmp_path_factory.mktemp("served")
-    with Served(Settings(home=home, store={"url": valkey_url}, scripted_model=True, log_level="ERROR")) as served:
+    with Served(
+        Settings(home=home, store={"url": valkey_url}, scripted_model=True, log_level="ERROR")
+    ) as served:
         yield served
 
 
+def test_the_served_document_is_this_one(served: Served) -> None:
+    assert httpx2.get(f"{served.url}/v1/openapi.json").json() == DOCUMENT
+    assert httpx2.get(f"{served.url}/api/v1/openapi.json").json() == DOCUMENT
+
+
+def test_everything_has_words_types_and_examples() -> None:
+    for path, methods in DOCUMENT["paths"].items():
+        for method, operation in methods.items():
+            at = f"{method} {path}"
+            assert operation["summary"], at
+            assert operation["description"], at
+            assert operation["tags"], at
+            for parameter in operation["parameters"]:
+                assert "$ref" in parameter or parameter["description"], (at, parameter)
+            for status, answer in operation["responses"].items():
+                assert "$ref" in answer or answer["description"] != "Successful Response", (at, status)
+
+
+def test_every_route_is_described() -> None:
+    described = {(path, method.upper()) for path, methods in DOCUMENT["paths"].items() for method in methods}
+    for route in create_app(Settings()).routes:
+        if isinstance(route, Route):
+            assert {(route.path, method) for method in route.methods} <= described
+        elif isinstance(route, APIWebSocketRoute):
+            assert (route.path, "GET") in described
+
+
+@pytest.mark.filterwarnings("ignore:Do not use the `random` module")  # the server shares this process
 @DESCRIBED.parametrize()
 @settings(
-    max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=list(HealthCheck),
 )
 def test_answers_are_as_described(case: Case, served: Served) -> None:
-    known = {"agent_id": served.agent, "execution_id": served.execution, "node_id": "hello", "version": "1.0.0"}
+    known = {
+        "agent_id": served.agent,
+        "execution_id": served.execution,
+        "node_id": "hello",
+        "version": "1.0.0",
+    }
     if case.method == "GET" or case.path.endswith(("/execute", "/cancel", "/retry")):
         case.path_parameters |= {name: value for name, value in known.items() if name in case.path_parameters}
     if case.path.endswith("/api-keys/{key_id}"):
         case.path_parameters["key_id"] = "key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
-    case.call_and_validate(served.url, headers={"authorization": f"Bearer {served.key}"}, checks=HELD, timeout=30)
+    case.call_and_validate(
+        served.url, headers={"authorization": f"Bearer {served.key}"}, checks=HELD, timeout=30
+    )

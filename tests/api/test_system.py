@@ -44,7 +44,9 @@ async def test_pages_need_nothing_from_elsewhere(anonymous: Client) -> None:
 
 async def test_every_error_is_explained(anonymous: Client) -> None:
     page = (await anonymous("GET", "/docs/errors")).text
-    known = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CodexError)]
+    known = [
+        kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, CodexError)
+    ]
     assert len(known) > 10
     for kind in known:
         assert f'id="{kind.code}"' in page

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.failure import Refused
 from cluster.layout import Home
 from cluster.ports import choose
 from cluster.processes import Process, remember
@@ -49,6 +50,12 @@ def test_state_is_read_as_written(home: Home) -> None:
     written = state(OWN, OWN)
     write_state(home, written)
     assert read_state(home) == written
+
+
+def test_a_record_of_another_version_is_refused(home: Home) -> None:
+    (home.run / "state.json").write_text('{"version": "0"}')
+    with pytest.raises(Refused, match="another version"):
+        read_state(home)
 
 
 def test_a_keeper_lives_only_with_its_start_time() -> None:
