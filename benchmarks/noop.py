@@ -1,7 +1,7 @@
 """A FastAPI route that does nothing, served at `/noop` by the Serve of a running installation.
 
-`python -m benchmarks.noop GCS_PORT` deploys it beside the platform, with as many replicas and the same options,
-in a process of its own, as `cluster.deploy` does it for the platform.
+`python -m benchmarks.noop GCS_PORT` deploys it with as many replicas and the same options as the platform, in
+a process of its own, as `cluster.deploy` does it for the platform.
 """
 
 import logging

@@ -26,6 +26,7 @@ QUERIES = {
 }
 EXECUTE = "execute"
 CONNECTIONS = 16
+WARM_UP_S = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ def fill(installation: Installation, count: int) -> tuple[Side, list[Figure]]:
 def compared(small: Side, large: Side, seconds: int, rounds: int) -> Iterator[Figure]:
     """Requests per second and p50 of each case and side, and the ratio of rates within each round."""
     for case in (*QUERIES, EXECUTE):
+        for side in (small, large):
+            asked(side, case, WARM_UP_S)
         for number in range(rounds):
             order = (small, large) if number % 2 == 0 else (large, small)
             yield from _round(case, order, seconds)

@@ -36,6 +36,7 @@ from kernel.storage.idempotency import Idempotency
 from kernel.storage.migrations import migrate
 from kernel.storage.objects import ObjectStore
 from kernel.storage.queue import QueueStore
+from kernel.storage.room import Room
 from kernel.storage.store import Store, opened
 from kernel.storage.subscriptions import Subscriptions
 from kernel.storage.tickets import Tickets
@@ -130,6 +131,7 @@ class Kernel:
                 plans=plans,
                 check_flow=check_flow,
                 sandbox=sandbox,
+                room=Room(settings.root, settings.store.min_free_mb),
                 known=OrderedDict(),
             ),
             idempotency=Idempotency(store, clock),

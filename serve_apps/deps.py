@@ -9,7 +9,7 @@ from typing import Annotated, Any, cast
 
 from fastapi import Depends, Path, Query, Security
 from fastapi.security import SecurityScopes
-from pydantic import BeforeValidator
+from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import HTTPConnection
 
@@ -85,8 +85,8 @@ class Paging:
 
 
 async def paging(
-    page: Annotated[int, Whole, Query(ge=1, le=100_000_000, description="Page number, 1-based.")] = 1,
-    limit: Annotated[int, Whole, Query(ge=1, le=100, description="Items of a page.")] = 20,
+    page: Annotated[int, Field(ge=1, le=100_000_000), Whole, Query(description="Page number, 1-based.")] = 1,
+    limit: Annotated[int, Field(ge=1, le=100), Whole, Query(description="Items of a page.")] = 20,
     cursor: Annotated[
         str | None,
         Query(

@@ -23,6 +23,7 @@ from kernel.errors import (
     ValidationError,
 )
 from serve_apps.routing import Route
+from serve_apps.samples import sample
 from serve_apps.shapes import ErrorAnswer
 
 Answers = dict[int | str, dict[str, Any]]
@@ -94,7 +95,20 @@ def _document(listed: list[Route]) -> dict[str, Any]:
         for method in route.methods or ():
             _complete(made["paths"][route.path_format][method.lower()], route, method)
     _share(made["components"])
+    for methods in made["paths"].values():
+        for operation in methods.values():
+            _illustrate(operation, made["components"]["schemas"])
     return made
+
+
+def _illustrate(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
+    """Gives bodies, answers and parameters the examples that they do not have."""
+    parts = [operation.get("requestBody", {}), *operation["responses"].values()]
+    for media in (media for part in parts for media in part.get("content", {}).values()):
+        media.setdefault("example", sample(media["schema"], schemas))
+    for parameter in operation["parameters"]:
+        if "$ref" not in parameter and not {"example", "examples"} & parameter.keys():
+            parameter["example"] = sample(parameter["schema"], schemas)
 
 
 def _complete(operation: dict[str, Any], route: Route, method: str) -> None:

@@ -25,6 +25,7 @@ from kernel.paging import Page, PageQuery
 from kernel.storage.archive import Archive
 from kernel.storage.executions import AgentChanged, Creation, ExecutionStore, StoredExecution
 from kernel.storage.objects import ObjectStore
+from kernel.storage.room import Room
 
 MAX_INPUT = 1_000_000
 AGENTS_KEPT = 2000
@@ -42,6 +43,7 @@ class Executions:
     plans: Mapping[str, Plan]
     check_flow: Callable[[Flow], Sequence[Problem]]
     sandbox: Sandbox
+    room: Room
     known: "OrderedDict[tuple[str, str], CurrentAgent]"
     """Current agents as last read: the store refuses a start whose version is not current any more."""
 
@@ -187,6 +189,7 @@ class Executions:
         execution_id: str | None = None,
         journal: Mapping[str, bytes] | None = None,
     ) -> Started:
+        self.room.check()
         execution_id, now = execution_id or new_id("exec"), self.clock.now_ms()
         text = spec.model_dump_json().encode()
         if len(text) > MAX_INPUT and len(orjson.dumps(spec.input)) > MAX_INPUT:

@@ -3,6 +3,7 @@
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
+from pydantic import ConfigDict, JsonValue
 from starlette.responses import Response
 
 from kernel.access.record import KeyCreate, KeyPatch, WorkspaceCreate
@@ -17,6 +18,27 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["access"])
 
 Anyone = Annotated[Caller, needs()]
 Admin = Annotated[Caller, needs("admin")]
+ORDER: JsonValue = {"name": "CI", "scopes": ["agents:read", "executions:write"]}
+
+
+class NewKey(KeyCreate):
+    """A key to be made. `agents` limits it to those; without `workspace_id` it is of the caller's own."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [ORDER]})
+
+
+class KeyChanges(KeyPatch):
+    """An absent field stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Build"}]})
+
+
+class NewWorkspace(WorkspaceCreate):
+    """A workspace to be made."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Lab"}]})
+
+
 KeyId = Annotated[str, Path(description="An API key's id.", examples=["key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
 
 
@@ -41,7 +63,7 @@ async def index(caller: Admin, paging: Annotated[Paging, paged]) -> Response:
     summary="Create an API key",
     responses=gives(201, NewApiKey, "The key, shown once.") | fails(404),
 )
-async def create(caller: Admin, order: KeyCreate) -> Response:
+async def create(caller: Admin, order: NewKey) -> Response:
     """A key may have no more rights than the one that makes it."""
     issued = await caller.kernel.access.keys.create(caller.who, order)
     return answers.created(issued.shown(), f"/v1/api-keys/{issued.key.id}", secret=True)
@@ -57,7 +79,7 @@ async def get(caller: Admin, key_id: KeyId) -> Response:
 @router.patch(
     "/api-keys/{key_id}", summary="Change an API key", responses=gives(200, ApiKeyShape, "The key.")
 )
-async def update(caller: Admin, key_id: KeyId, patch: KeyPatch) -> Response:
+async def update(caller: Admin, key_id: KeyId, patch: KeyChanges) -> Response:
     """An absent field stays."""
     await _hold(caller, key_id)
     key = await caller.kernel.access.keys.update(caller.who, key_id, patch)
@@ -94,7 +116,7 @@ async def workspaces(caller: Anyone, paging: Annotated[Paging, paged]) -> Respon
     summary="Create a workspace",
     responses=gives(201, WorkspaceShape, "The workspace."),
 )
-async def create_workspace(caller: Admin, order: WorkspaceCreate) -> Response:
+async def create_workspace(caller: Admin, order: NewWorkspace) -> Response:
     """Another plan than `free` is set by the owner of the installation only."""
     made = await caller.kernel.access.workspaces.create(caller.who, order)
     return answers.created(made.shown(), "/v1/workspaces")

@@ -79,7 +79,10 @@ async def index(
             examples=["code rev"],
         ),
     ] = None,
-    tag: Annotated[str | None, Query(min_length=1, max_length=64, description="Only with this tag.")] = None,
+    tag: Annotated[
+        str | None,
+        Query(min_length=1, max_length=64, description="Only with this tag.", examples=["development"]),
+    ] = None,
 ) -> Response:
     """Newest first; filters combine with AND."""
     query = paging.of("agent")

@@ -22,7 +22,7 @@ Writer = Annotated[Caller, needs("executions:write")]
 Wait = Annotated[
     int,
     Whole,
-    Query(ge=0, le=60, description="Seconds to wait for the end; answers 200 with it if it comes in time."),
+    Query(description="Seconds to wait for the end; answers 200 with it if it comes in time."),
 ]
 Moment = Annotated[
     int,

@@ -30,11 +30,15 @@ RECHECK_S = 2.0
 """How often an open stream makes sure that its key still holds."""
 
 Reader = Annotated[Caller, needs("executions:read")]
-After = Annotated[int, Whole, Query(ge=0, description="Send only events with a greater `seq`.", examples=[0])]
+After = Annotated[
+    int, Field(ge=0), Whole, Query(description="Send only events with a greater `seq`.", examples=[0])
+]
 Ticket = Annotated[
     str | None, Query(max_length=64, description="Instead of a key: see `POST /stream-tickets`.")
 ]
-LastEventId = Annotated[int | None, Whole, Header(ge=0, description="As `after`, and wins over it.")]
+LastEventId = Annotated[
+    Annotated[int, Field(ge=0), Whole] | None, Header(description="As `after`, and wins over it.")
+]
 
 MESSAGE = {
     "type": "object",

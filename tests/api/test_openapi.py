@@ -123,9 +123,14 @@ def test_everything_has_words_types_and_examples() -> None:
             assert operation["description"], at
             assert operation["tags"], at
             for parameter in operation["parameters"]:
-                assert "$ref" in parameter or parameter["description"], (at, parameter)
+                assert "$ref" in parameter or (parameter["description"] and "example" in parameter), (
+                    at,
+                    parameter,
+                )
             for status, answer in operation["responses"].items():
                 assert "$ref" in answer or answer["description"] != "Successful Response", (at, status)
+                for media in answer.get("content", {}).values():
+                    assert "example" in media, (at, status)
 
 
 def test_every_route_is_described() -> None:

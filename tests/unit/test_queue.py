@@ -3,7 +3,7 @@
 import pytest
 
 from kernel.clock import ManualClock
-from kernel.errors import Conflict, RateLimitError
+from kernel.errors import Conflict, RateLimitError, Unavailable
 from kernel.executions.performer import LOST_PROBLEM, lost_event
 from kernel.ids import new_id
 from kernel.storage import keys
@@ -198,3 +198,20 @@ async def test_backlog_counts_queued_and_held(executions: ExecutionStore, queue:
     await claim(queue, most=1)
     backlog = await queue.backlog()
     assert (backlog.queued, backlog.held) == (2, 1)
+
+
+async def test_a_full_store_refuses_new_work_and_lets_the_old_end(
+    executions: ExecutionStore, queue: QueueStore, store: Store
+) -> None:
+    execution_id = await create(executions)
+    await store.call("CONFIG", "SET", "maxmemory", "1mb")
+    try:
+        with pytest.raises(Unavailable) as refused:
+            await create(executions)
+        assert refused.value.details == {"reason": "store_full"}
+        (held,) = await claim(queue)
+        assert await commit(executions, held, b'{"n":1}', ending=Ending("completed", {"output": b"1"}))
+        assert await executions.status(WS, execution_id) == "completed"
+        await executions.delete(WS, execution_id)
+    finally:
+        await store.call("CONFIG", "SET", "maxmemory", "0")
