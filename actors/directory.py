@@ -10,10 +10,13 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from actors.errands import ErrandWorker
 from actors.models import ModelWorker
 from actors.runner import RunnerHost
 from actors.supervisor import SupervisorHost
+from kernel.agents.flow import Resources
 from kernel.errors import CodexError, ProviderError, Unavailable
+from kernel.executions.placement import Done, Errand, Said
 from kernel.models.seam import ChatRequest, Finish, TextDelta
 
 NAMESPACE = "codexos"
@@ -67,7 +70,7 @@ class RayFleet:
         )
 
     async def add(self, name: str) -> None:
-        runner = await asyncio.to_thread(_start, RunnerHost, name, name, RemoteModel(), here)
+        runner = await asyncio.to_thread(_start, RunnerHost, name, name, RemoteModel(), RayPlacement(), here)
         await _answer(runner.ready.remote())
 
     async def drain(self, name: str) -> None:
@@ -98,12 +101,43 @@ class RemoteModel:
             async for piece in pieces:
                 yield await piece
         except RayError as error:
-            cause = getattr(error, "cause", None)
-            if isinstance(cause, CodexError):
-                raise cause from None
-            raise ProviderError("The local model stopped working", None, None, True) from error
+            stopped = ProviderError("The local model stopped working", None, None, True)
+            raise _cause(error, stopped) from None
         finally:
             ray.cancel(pieces)
+
+
+class RayPlacement:
+    """Runs nodes where the resources are that they ask for (`kernel.executions.placement.Placement`)."""
+
+    async def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Said | Done]:
+        worker = await asyncio.to_thread(_start_errand, resources)
+        pieces: Any = worker.run.options(num_returns="streaming").remote(errand)
+        try:
+            async for piece in pieces:
+                yield await piece
+        except RayError as error:
+            raise _cause(error, Unavailable("The place where the node ran is lost")) from None
+        finally:
+            ray.kill(worker)
+
+
+def _start_errand(resources: Resources) -> Any:
+    asked: dict[str, Any] = {"num_cpus": resources.num_cpus or 0, "num_gpus": resources.num_gpus or 0}
+    if resources.memory_mb:
+        asked["memory"] = resources.memory_mb * 1_000_000
+    if resources.accelerator_type:
+        asked["accelerator_type"] = resources.accelerator_type
+    if resources.labels:
+        asked["label_selector"] = resources.labels
+    remote: Any = ray.remote(ErrandWorker)
+    return remote.options(**asked).remote(RemoteModel(), here, resources.num_gpus or 0.0)
+
+
+def _cause(error: RayError, otherwise: CodexError) -> CodexError:
+    """What the far side raised, if it was one of ours."""
+    cause = getattr(error, "cause", None)
+    return cause if isinstance(cause, CodexError) else otherwise
 
 
 async def _answer(reference: Any) -> Any:

@@ -19,6 +19,7 @@ from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.errors import Unavailable
 from kernel.executions.performer import LOST_PROBLEM, Performer, Stop, lost_event
+from kernel.executions.placement import Placement
 from kernel.models.seam import ChatModel
 from kernel.storage import keys
 from kernel.storage.queue import Claim, QueueStore
@@ -149,18 +150,18 @@ class Runner:
 class RunnerHost:
     """The actor around a runner: it opens the kernel, serves, and ends its process if serving ever ends.
 
-    model: the local model as this cluster offers it. place: tells the id of the cluster node it runs on.
+    model, placement: the local model and the other nodes, as this cluster offers them. place: tells the id of the cluster node it runs on.
     """
 
     async def __init__(  # type: ignore[misc]  # Ray awaits it
-        self, name: str, model: ChatModel, place: Callable[[], str]
+        self, name: str, model: ChatModel, placement: Placement, place: Callable[[], str]
     ):
         settings = Settings()
         self._opened = Kernel.opened(settings, local=model, name=name)
         kernel = await self._opened.__aenter__()
         self._runner = Runner(
             f"{name}-{uuid4().hex[:8]}",
-            *(kernel.store, kernel.queue, kernel.performer(place()), kernel.subscriptions, settings.runner),
+            *(kernel.store, kernel.queue, kernel.performer(place(), placement), kernel.subscriptions, settings.runner),
         )
         self._serving = serve_or_exit(self._runner.serve())
 

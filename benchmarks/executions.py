@@ -3,7 +3,7 @@
 import csv
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,9 +40,21 @@ def _pass(effort: Effort, peers: Sequence[str]) -> list[dict[str, str]]:
     file.unlink(missing_ok=True)
     knobs = {"SECS": str(effort.seconds), "WARM": str(min(3, effort.seconds)), "RESULTS": str(file)}
     knobs |= {"CONC": " ".join(map(str, effort.concurrencies)), "BENCH_WORK": str(WORK)}
-    subprocess.run(["bash", str(RUN), *peers], env=os.environ | knobs, check=True)
+    _run_to_its_end(["bash", str(RUN), *peers], os.environ | knobs)
     with file.open(newline="") as opened:
         return list(csv.DictReader(opened, delimiter="\t"))
+
+
+def _run_to_its_end(command: Sequence[str], environment: Mapping[str, str]) -> None:
+    """Ctrl-C reaches the script too: it is given the time to stop what it started."""
+    child = subprocess.Popen(command, env=environment)
+    try:
+        code = child.wait()
+    except KeyboardInterrupt:
+        child.wait()
+        raise
+    if code:
+        raise SystemExit(f"{RUN.name} ended {code}")
 
 
 def _figures(rows: Sequence[dict[str, str]]) -> Iterator[Figure]:

@@ -81,8 +81,8 @@ class Installation:
 
     @contextmanager
     def running(self) -> Iterator["Installation"]:
-        self.up_quietly()
         try:
+            self.up_quietly()
             yield self
         finally:
             self.down()

@@ -19,6 +19,7 @@ from kernel.executions.archivist import Archivist
 from kernel.executions.executions import Executions
 from kernel.executions.lookup import Lookup
 from kernel.executions.performer import Performer
+from kernel.executions.placement import Here, Placement
 from kernel.executions.watch import Watch
 from kernel.ids import new_id
 from kernel.metering.plans import load_plans
@@ -139,8 +140,8 @@ class Kernel:
             archivist=Archivist(execution_store, archive, clock, settings.retention),
         )
 
-    def performer(self, place: str) -> Performer:
-        """What a runner works with. place: the name of the cluster node it runs on."""
+    def performer(self, place: str, placement: Placement | None = None) -> Performer:
+        """What a runner works with. place: the id of the cluster node it runs on; placement: the way to others."""
         return Performer(
             executions=self.executions.store,
             agents=self.agents,
@@ -149,6 +150,7 @@ class Kernel:
             clock=self.clock,
             coalesce_ms=self.settings.runner.coalesce_ms,
             placed_on=place,
+            placement=placement or Here(self.node_types, place),
             graphs=OrderedDict(),
         )
 

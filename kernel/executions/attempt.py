@@ -2,20 +2,23 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
 import structlog
+from pydantic import BaseModel
 
 from kernel.agents.flow import Default, Goto, Retry
 from kernel.agents.graph import CompiledNode
 from kernel.clock import Clock, rfc3339
-from kernel.errors import CodexError, InternalError
+from kernel.errors import CodexError, InternalError, Unavailable
 from kernel.executions.budget import Budget
 from kernel.executions.cpu import Metered
 from kernel.executions.events import NodeCompleted, NodeFailed, NodeLog, NodeRetry, NodeStarted, NodeToken
 from kernel.executions.journal import Journal
+from kernel.executions.placement import Done, Errand, Placement
 from kernel.executions.record import INLINE_OUTPUT, LogLine, NodeRecord, NodeStatus, Use
 from kernel.nodes.contract import NodeType, Outcome
 
@@ -36,6 +39,7 @@ class Surroundings:
     budget: Budget
     clock: Clock
     placed_on: str
+    placement: Placement
     keep: KeepObject
     running: set[str]
     """Ids of the nodes that run right now."""
@@ -60,6 +64,8 @@ class NodeRun:
     around: Surroundings
     attempt: int = 0
     cpu_seconds: float = 0.0
+    gpu_seconds: float = 0.0
+    placed_on: str = ""
     started_at: int = 0
     logs: list[LogLine] = field(default_factory=list)
 
@@ -123,7 +129,9 @@ class NodeRun:
         self.around.journal.note(event, self._record("running"))
 
     async def _attempt(self) -> Outcome:
-        metered = Metered(self.node.type.run(self.node.config(self.around.context), self))
+        config = self.node.config(self.around.context)
+        run = self.node.type.run(config, self) if self.node.resources is None else self._elsewhere(config)
+        metered = Metered(run)
         try:
             return await metered
         except CodexError:
@@ -133,6 +141,32 @@ class NodeRun:
             raise InternalError from error
         finally:
             self.cpu_seconds += metered.seconds
+
+    async def _elsewhere(self, config: BaseModel) -> Outcome:
+        """Runs on a cluster node that has what the node asks for."""
+        budget, resources = self.around.budget, self.node.resources
+        assert resources is not None
+        self.log("info", f"Asking for {resources.model_dump(exclude_none=True)}")
+        errand = Errand(
+            type=self.node.type.name,
+            config=config.model_dump(mode="json", exclude_unset=True),
+            context=self.context,
+            execution_id=self.execution_id,
+            node_id=self.node_id,
+            attempt=self.attempt,
+            idempotency_key=self.idempotency_key,
+            tokens_left=budget.tokens_left,
+            cost_left=budget.cost_left,
+        )
+        async with aclosing(self.around.placement.run(errand, resources)) as pieces:
+            async for piece in pieces:
+                if isinstance(piece, Done):
+                    self.placed_on = piece.place
+                    self.cpu_seconds += piece.cpu_seconds
+                    self.gpu_seconds += piece.gpu_seconds
+                    return piece.outcome
+                self.log(piece.level, piece.text) if piece.level else self.token(piece.text)
+        raise Unavailable("The place where the node ran is lost")
 
     async def _completed(self, outcome: Outcome) -> NodeEnd:
         uses = tuple(
@@ -199,8 +233,9 @@ class NodeRun:
             started_at=self.started_at,
             duration_ms=None if running else self.around.clock.now_ms() - self.started_at,
             logs=tuple(self.logs),
-            placed_on=self.around.placed_on,
+            placed_on=self.placed_on or self.around.placed_on,
             cpu_seconds=self.cpu_seconds,
+            gpu_seconds=self.gpu_seconds,
             **more,
         )
 

@@ -44,6 +44,14 @@ class Budget:
             raise self._over(f"the next call could pass it (spent {self.cost_spent:.6f}, call up to {worst:.6f})")
         self._cost_held[node_id] = worst
 
+    @property
+    def cost_left(self) -> float | None:
+        return None if self.max_cost is None else self.max_cost - self.cost_spent - sum(self._cost_held.values())
+
+    @property
+    def tokens_left(self) -> int | None:
+        return None if self.max_tokens is None else self.max_tokens - self.tokens_spent - sum(self._tokens_held.values())
+
     def settle(self, node_id: str, output_tokens: int, cost: float) -> None:
         """A call ended and used this much."""
         self._tokens_held.pop(node_id, None)

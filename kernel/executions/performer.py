@@ -29,6 +29,7 @@ from kernel.executions.events import (
 from kernel.executions.journal import Fenced, Journal
 from kernel.executions.order import Spec
 from kernel.executions.record import INLINE_OUTPUT, Totals, parse_nodes
+from kernel.executions.placement import Placement
 from kernel.nodes.contract import NodeType
 from kernel.storage.executions import Ending, ExecutionStore
 from kernel.storage.objects import ObjectStore
@@ -56,6 +57,7 @@ class Performer:
     clock: Clock
     coalesce_ms: int
     placed_on: str
+    placement: Placement
     graphs: "OrderedDict[tuple[str, str, str], Graph[NodeType]]"
 
     async def perform(self, claim: Claim, stop: "Stop") -> None:
@@ -104,6 +106,7 @@ class Performer:
             budget=Budget(spec.options.max_tokens, spec.options.max_cost),
             clock=self.clock,
             placed_on=self.placed_on,
+            placement=self.placement,
             keep=lambda node_id, data: self.objects.put(_path(claim, node_id), data),
             running=set(),
         )

@@ -3,7 +3,7 @@
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Path, Query
-from pydantic import BeforeValidator, ConfigDict, JsonValue, WithJsonSchema
+from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 from starlette.responses import Response
 
 from kernel.agents.flow import Flow
@@ -21,6 +21,7 @@ Reader = Annotated[Caller, needs("executions:read")]
 Writer = Annotated[Caller, needs("executions:write")]
 Wait = Annotated[
     int,
+    Field(ge=0, le=60),
     Whole,
     Query(description="Seconds to wait for the end; answers 200 with it if it comes in time."),
 ]

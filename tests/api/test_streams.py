@@ -165,6 +165,15 @@ class TestWebSocket:
         made = await owner.ok("POST", "/v1/stream-tickets", {"execution_id": execution})
         assert (await refused(opened(address, other, query=f"?ticket={made['ticket']}")))[0] == 401
 
+    async def test_what_nobody_foresaw_is_refused_before_the_upgrade(
+        self, address: str, owner: Client, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def broken(self: Any, *args: Any) -> None:
+            raise RuntimeError("secret words")
+
+        monkeypatch.setattr(type(kernel.executions), "get", broken)
+        assert await refused(opened(address, NOBODYS, owner.key)) == (500, "INTERNAL_ERROR")
+
     async def test_messages_are_answered_with_errors_until_there_are_too_many(
         self, address: str, owner: Client
     ) -> None:

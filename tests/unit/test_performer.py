@@ -15,6 +15,7 @@ from kernel.clock import SystemClock
 from kernel.errors import Problem, ProviderError
 from kernel.executions.order import Options, Spec
 from kernel.executions.performer import LOST_PROBLEM, Performer, Stop, lost_event
+from kernel.executions.placement import Here
 from kernel.executions.record import shown
 from kernel.ids import new_id
 from kernel.models.seam import Tokens
@@ -73,15 +74,10 @@ class Stage:
         self.executions, self.queue = ExecutionStore(store), QueueStore(store)
         self.scene = Scene()
         self.objects = ObjectStore(folder)
+        types: dict[str, Any] = {"scene": self.scene}
         self.performer = Performer(
-            self.executions,
-            _NoAgents(),
-            self.objects,
-            {"scene": self.scene},
-            SystemClock(),
-            5,
-            "here",
-            OrderedDict(),
+            *(self.executions, _NoAgents(), self.objects, types),
+            *(SystemClock(), 5, "here", Here(types, "elsewhere"), OrderedDict()),
         )
 
     async def accept(self, flow: dict[str, Any], value: Any = None, **options: Any) -> str:
@@ -408,3 +404,29 @@ async def test_tokens_are_gathered_and_keep_their_order(stage: Stage) -> None:
     assert [event["data"]["text"] for event in events if event["type"] == "node.token"] == [
         str(n) for n in range(50)
     ]
+
+
+async def test_a_node_with_resources_runs_elsewhere(stage: Stage) -> None:
+    async def speak(call: Call, config: Config) -> Outcome:
+        call.token("piece")
+        call.log("info", "line")
+        return Outcome(config.say)
+
+    stage.scene.acts = {"a": speak}
+    node = {"config": {"say": "{{ input }}"}, "resources": {"num_gpus": 0.5}}
+    shown = await stage.run(flow(("entry", "a"), nodes={"a": node}), "far")
+    assert shown["result"]["output"] == "far"
+    assert shown["nodes"][0]["placed_on"]["node"] == "elsewhere"
+    assert shown["nodes"][0]["placed_on"]["gpu_seconds"] > 0
+    assert "line" in [line["message"] for line in shown["logs"]]
+    assert "node.token" in await stage.types(shown["id"])
+
+
+async def test_limits_go_along_with_a_node_elsewhere(stage: Stage) -> None:
+    stage.scene.acts = {"a": spend(10, 0.0), "b": spend(10, 0.0), "c": spend(10, 0.0)}
+    far = {"resources": {"num_cpus": 1}}
+    nodes = {"a": far, "b": far, "c": far}
+    shown = await stage.run(flow(("entry", "a"), ("a", "b"), ("b", "c"), nodes=nodes), max_tokens=15)
+    assert [node["tokens"] for node in shown["nodes"] if node["status"] == "completed"] == [11, 6]
+    assert shown["error"]["details"]["limit"] == "tokens"
+    assert shown["error"]["details"]["node_id"] == "c"

@@ -1,0 +1,114 @@
+"""Where a node runs that asks for resources: on a cluster node that has them, away from its runner.
+
+The seam is here; `actors/directory.py` fills it with Ray. What goes over are frozen facts and strings.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from kernel.agents.flow import Resources
+from kernel.errors import RateLimitError
+from kernel.nodes.contract import NodeType, Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """One attempt at one node, to be run elsewhere. `tokens_left` and `cost_left`: None is no limit."""
+
+    type: str
+    config: Mapping[str, Any]
+    context: Mapping[str, Any]
+    execution_id: str
+    node_id: str
+    attempt: int
+    idempotency_key: str
+    tokens_left: int | None
+    cost_left: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a node says while it runs: a piece of output, or a log line with its level."""
+
+    text: str
+    level: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """The last thing that comes back. `place` is the id of the cluster node."""
+
+    outcome: Outcome
+    place: str
+    cpu_seconds: float
+    gpu_seconds: float
+
+
+class Placement(Protocol):
+    def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Said | Done]:
+        """Says what the node says, then `Done`. Closing it stops the node.
+
+        Raises what the node raises, Unavailable when its place is lost.
+        """
+        ...
+
+
+class ErrandCall:
+    """The `Call` of a node that runs away from its runner; what it says is gathered by `say`."""
+
+    def __init__(self, errand: Errand, say: Callable[[Said], None]):
+        self._errand, self._say = errand, say
+        self.execution_id, self.node_id = errand.execution_id, errand.node_id
+        self.attempt, self.idempotency_key = errand.attempt, errand.idempotency_key
+        self.context = errand.context
+
+    def token(self, text: str) -> None:
+        self._say(Said(text))
+
+    def log(self, level: str, message: str) -> None:
+        self._say(Said(message, level))
+
+    def output_tokens_left(self) -> int | None:
+        left = self._errand.tokens_left
+        if left is not None and left < 1:
+            raise RateLimitError("The execution has used its output tokens", {"limit": "tokens"}, None, False)
+        return left
+
+    def admit_cost(self, worst_usd: float | None) -> None:
+        left = self._errand.cost_left
+        if left is not None and (worst_usd is None or worst_usd > left):
+            raise RateLimitError("The next call could pass the execution's max_cost", {"limit": "budget"}, None, False)
+
+
+async def carry_out(
+    errand: Errand, node_types: Mapping[str, NodeType], place: str, gpus: float
+) -> AsyncGenerator[Said | Done]:
+    """Runs an errand in this process, which is `place` and has `gpus` of its own."""
+    said: asyncio.Queue[Said | None] = asyncio.Queue()
+    began, cpu = time.monotonic(), time.process_time()
+    node_type = node_types[errand.type]
+    config = node_type.config.model_validate(errand.config)
+    work = asyncio.create_task(node_type.run(config, ErrandCall(errand, said.put_nowait)))
+    work.add_done_callback(lambda _: said.put_nowait(None))
+    try:
+        while (piece := await said.get()) is not None:
+            yield piece
+        outcome = await work
+    finally:
+        work.cancel()
+    yield Done(outcome, place, time.process_time() - cpu, (time.monotonic() - began) * gpus)
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The placement of a process that has no cluster: everything runs in it."""
+
+    node_types: Mapping[str, NodeType]
+    place: str
+
+    async def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Said | Done]:
+        async for piece in carry_out(errand, self.node_types, self.place, resources.num_gpus or 0.0):
+            yield piece
