@@ -1,4 +1,4 @@
-"""The HTTP application: routes behind `Edge` (request id, errors), `Gate` (keys) and CORS where set."""
+"""The HTTP application: routes behind CORS where it is set, `Edge` (request id, errors) and `Gate` (keys)."""
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -50,7 +50,7 @@ def create_app(settings: Settings, open_kernel: OpenKernel = Kernel.opened) -> F
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Edge), *_cors(settings), Middleware(Gate)],
+        middleware=[*_cors(settings), Middleware(Edge), Middleware(Gate)],
         exception_handlers=dict.fromkeys(ANSWERED, errors.answer),
     )
     for router in ROUTERS:

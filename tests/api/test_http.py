@@ -1,12 +1,15 @@
 """What any request can get wrong, whatever its route."""
 
 import re
+import subprocess
+import sys
 
 import httpx2
 import orjson
 import pytest
 from fastapi import FastAPI
 
+from configs.settings import Api, Settings
 from tests.api.conftest import HELLO, Client
 
 pytestmark = pytest.mark.anyio
@@ -207,3 +210,43 @@ class TestHeaders:
         answer = await owner("GET", "/readyz")
         assert problem(answer)[:2] == (500, "INTERNAL_ERROR")
         assert "Traceback" not in answer.text
+
+
+class TestConfiguredOrigins:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        return settings.model_copy(update={"api": Api(cors_origins=("https://app.test",))})
+
+    async def test_they_may_call_and_read_errors(self, owner: Client, anonymous: Client) -> None:
+        preflight = {
+            "access-control-request-method": "PATCH",
+            "access-control-request-headers": "authorization",
+        }
+        answer = await anonymous(
+            "OPTIONS", "/v1/agents/x", headers={"origin": "https://app.test"} | preflight
+        )
+        assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (
+            200,
+            "https://app.test",
+        )
+        for client, status in ((owner, 200), (anonymous, 401)):
+            answer = await client("GET", "/v1/me", headers={"origin": "https://app.test"})
+            assert (answer.status_code, answer.headers["access-control-allow-origin"]) == (
+                status,
+                "https://app.test",
+            )
+
+    async def test_others_still_may_not(self, owner: Client) -> None:
+        answer = await owner("GET", "/v1/me", headers={"origin": "https://evil.test"})
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_log_lines_are_json_with_the_request() -> None:
+    code = (
+        "import structlog; from serve_apps.logging import REQUEST_ID, configure; configure('INFO');"
+        "REQUEST_ID.set('req_1'); log = structlog.get_logger(); log.info('hello', n=1); log.debug('unseen')"
+    )
+    lines = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr.splitlines()
+    line = orjson.loads(lines[0])
+    assert (line["event"], line["n"], line["level"], line["request_id"]) == ("hello", 1, "info", "req_1")
+    assert len(lines) == 1
