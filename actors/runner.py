@@ -150,7 +150,8 @@ class Runner:
 class RunnerHost:
     """The actor around a runner: it opens the kernel, serves, and ends its process if serving ever ends.
 
-    model, placement: the local model and the other nodes, as this cluster offers them. place: tells the id of the cluster node it runs on.
+    model, placement: the local model and the other nodes, as this cluster offers them.
+    place: tells the id of the cluster node it runs on.
     """
 
     async def __init__(  # type: ignore[misc]  # Ray awaits it
@@ -161,7 +162,13 @@ class RunnerHost:
         kernel = await self._opened.__aenter__()
         self._runner = Runner(
             f"{name}-{uuid4().hex[:8]}",
-            *(kernel.store, kernel.queue, kernel.performer(place(), placement), kernel.subscriptions, settings.runner),
+            *(
+                kernel.store,
+                kernel.queue,
+                kernel.performer(place(), placement),
+                kernel.subscriptions,
+                settings.runner,
+            ),
         )
         self._serving = serve_or_exit(self._runner.serve())
 

@@ -20,7 +20,9 @@ class Topic(BaseModel):
 
 class Store(Topic):
     url: str = Field("redis://127.0.0.1:6390/0", description="Redis or Valkey ≥ 7.2, the system of record")
-    maxmemory_mb: int = Field(2048, ge=64, description="memory of the embedded store; full means 503 on new work")
+    maxmemory_mb: int = Field(
+        2048, ge=64, description="memory of the embedded store; full means 503 on new work"
+    )
     min_free_mb: int = Field(256, ge=0, description="free disk below which new work is refused")
 
 
@@ -35,8 +37,19 @@ class Api(Topic):
     )
     replicas: int = Field(2, ge=1, description="API replicas")
     max_body_mb: int = Field(8, ge=1, description="largest JSON body; more is 413")
-    cors_origins: tuple[str, ...] = Field((), description="origins that browsers may call from; none by default")
+    cors_origins: tuple[str, ...] = Field(
+        (), description="origins that browsers may call from; none by default"
+    )
     ping_s: float = Field(15.0, gt=0, description="seconds between pings on open streams")
+
+
+class Cluster(Topic):
+    num_cpus: int | None = Field(
+        None, ge=1, description="CPUs of this machine for Ray; by default what it finds"
+    )
+    num_gpus: int | None = Field(
+        None, ge=0, description="GPUs of this machine for Ray; by default what it finds"
+    )
 
 
 class Runner(Topic):
@@ -75,13 +88,18 @@ class Settings(BaseSettings):
     store: Store = Store()
     vectors: Vectors = Vectors()
     api: Api = Api()
+    cluster: Cluster = Cluster()
     runner: Runner = Runner()
     retention: Retention = Retention()
 
     @field_validator("egress_allow", mode="before")
     @classmethod
     def split(cls, value: object) -> object:
-        return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+        return (
+            tuple(part.strip() for part in value.split(",") if part.strip())
+            if isinstance(value, str)
+            else value
+        )
 
     @cached_property
     def root(self) -> Path:

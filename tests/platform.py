@@ -44,6 +44,7 @@ class Platform:
             "CODEXOS_PORT": str(self.port),
             "CODEXOS_SCRIPTED_MODEL": "1",
             "CODEXOS_EGRESS_ALLOW": "127.0.0.0/8",
+            "CODEXOS_CLUSTER__NUM_GPUS": "1",
             "PYTHONPATH": str(ROOT),
             **more,
         }

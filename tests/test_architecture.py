@@ -57,7 +57,9 @@ def test_only_the_edges_catch_everything() -> None:
         str(path.relative_to(ROOT))
         for path, tree in trees()
         for node in ast.walk(tree)
-        if isinstance(node, ast.ExceptHandler) and isinstance(node.type, ast.Name) and node.type.id == "Exception"
+        if isinstance(node, ast.ExceptHandler)
+        and isinstance(node.type, ast.Name)
+        and node.type.id == "Exception"
     }
     assert found <= EDGES
 
@@ -76,7 +78,9 @@ def test_only_the_directory_applies_ray() -> None:
 def test_only_settings_read_the_environment() -> None:
     """The cluster's own environment is handed on to what it starts; nothing else looks at it."""
     found = {
-        str(path.relative_to(ROOT)) for path, _ in trees() if re.search(r"os\.(environ|getenv)", path.read_text())
+        str(path.relative_to(ROOT))
+        for path, _ in trees()
+        if re.search(r"os\.(environ|getenv)", path.read_text())
     }
     assert {path for path in found if not path.startswith("cluster/")} == set()
 
@@ -87,13 +91,19 @@ def test_user_text_is_never_run_as_python() -> None:
         f"{path.relative_to(ROOT)}:{node.lineno}"
         for path, tree in trees()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in names - {"compile"}
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in names - {"compile"}
     ]
     assert found == []
 
 
 def test_no_pickle() -> None:
-    found = [path for path, _ in trees() if re.search(r"^\s*(import|from) (pickle|cloudpickle|dill)", path.read_text(), re.M)]
+    found = [
+        path
+        for path, _ in trees()
+        if re.search(r"^\s*(import|from) (pickle|cloudpickle|dill)", path.read_text(), re.M)
+    ]
     assert found == []
 
 
@@ -112,7 +122,18 @@ def test_every_setting_is_described() -> None:
 def test_keys_of_a_workspace_carry_it_in_their_name() -> None:
     """What has no `{ws}` belongs to a whole shard and holds ids of workspaces only."""
     shared = {name for name, pattern in keys.SHARD_KEYS.items() if "{ws}" not in pattern}
-    assert shared <= {"wake", "ring", "tick", "leases", "held", "ended", "key", "user", "user_workspaces", "owner"}
+    assert shared <= {
+        "wake",
+        "ring",
+        "tick",
+        "leases",
+        "held",
+        "ended",
+        "key",
+        "user",
+        "user_workspaces",
+        "owner",
+    }
 
 
 def test_functions_are_small() -> None:

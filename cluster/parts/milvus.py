@@ -21,7 +21,8 @@ class Milvus(Daemon):
         data = self.site.home.milvus / "milvus.db"
         address = f"{LOOPBACK}:{self.site.ports.milvus}"
         command = [str(library / "milvus"), str(data), address, "ERROR"]
-        if not await self.launch(command, LD_LIBRARY_PATH=str(library)):
+        where = {"LD_LIBRARY_PATH": str(library), "GLOG_log_dir": str(self.site.home.logs)}
+        if not await self.launch(command, **where):
             last = self.output().strip().rpartition("\n")[2] or "no output"
             raise Refused(
                 f"the vector store did not start on {data} ({last})",

@@ -109,7 +109,13 @@ class RayHead:
             *("--include-dashboard", "false"),
             *("--include-log-monitor", "false"),
             *("--no-monitor", "--disable-usage-stats"),
+            *self._resources(),
         ]
+
+    def _resources(self) -> list[str]:
+        """What the settings say this machine has, in place of what Ray would find."""
+        told = self.site.settings.cluster.model_dump(exclude_none=True)
+        return [word for name, count in told.items() for word in (f"--{name.replace('_', '-')}", str(count))]
 
     async def _ended(self, child: "subprocess.Popen[bytes]", process: Process | None) -> int | None:
         """Its exit code, or None when it took too long."""

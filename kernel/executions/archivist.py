@@ -10,7 +10,7 @@ import structlog
 from configs.settings import Retention
 from kernel.clock import Clock
 from kernel.storage import keys
-from kernel.storage.archive import ArchivedExecution, Archive
+from kernel.storage.archive import Archive, ArchivedExecution
 from kernel.storage.executions import ExecutionStore, StoredEvent
 
 log = structlog.get_logger()

@@ -87,7 +87,9 @@ class NodeRun:
 
     def token(self, text: str) -> None:
         if text:
-            self.around.journal.note(NodeToken(timestamp=self._now(), node_id=self.node.id, data={"text": text}))
+            self.around.journal.note(
+                NodeToken(timestamp=self._now(), node_id=self.node.id, data={"text": text})
+            )
 
     def log(self, level: str, message: str) -> None:
         if len(self.logs) < MAX_LOG_LINES:
@@ -125,7 +127,9 @@ class NodeRun:
         self.attempt += 1
         data = {"attempt": self.attempt, "type": self.node.type.name}
         event = NodeStarted(timestamp=self._now(), node_id=self.node.id, data=data)
-        self.logs.append(LogLine(at=self.around.clock.now_ms(), level="info", message=f"Starting {self._label()}"))
+        self.logs.append(
+            LogLine(at=self.around.clock.now_ms(), level="info", message=f"Starting {self._label()}")
+        )
         self.around.journal.note(event, self._record("running"))
 
     async def _attempt(self) -> Outcome:
@@ -170,13 +174,23 @@ class NodeRun:
 
     async def _completed(self, outcome: Outcome) -> NodeEnd:
         uses = tuple(
-            Use(model=use.model, input=use.tokens.input, output=use.tokens.output, cached=use.tokens.cached, cost=use.cost)
+            Use(
+                model=use.model,
+                input=use.tokens.input,
+                output=use.tokens.output,
+                cached=use.tokens.cached,
+                cost=use.cost,
+            )
             for use in outcome.uses
         )
         spent = sum(use.output for use in uses)
         self.around.budget.settle(self.node.id, spent, sum(use.cost or 0.0 for use in uses))
-        self.logs.append(LogLine(at=self.around.clock.now_ms(), level="info", message=f"Completed {self._label()}"))
-        record = self._record("completed", branch=outcome.branch, uses=uses, **await self._kept(outcome.output))
+        self.logs.append(
+            LogLine(at=self.around.clock.now_ms(), level="info", message=f"Completed {self._label()}")
+        )
+        record = self._record(
+            "completed", branch=outcome.branch, uses=uses, **await self._kept(outcome.output)
+        )
         self._note_completed(record)
         return NodeEnd(self.node.id, record, outcome.output)
 
@@ -184,11 +198,15 @@ class NodeRun:
         """Applies `on_error`: the failure ends here, goes to another node, or is the execution's."""
         self.around.budget.settle(self.node.id, 0, 0.0)
         handling = self.node.on_error
-        handled = "default" if isinstance(handling, Default) else "goto" if isinstance(handling, Goto) else None
+        handled = (
+            "default" if isinstance(handling, Default) else "goto" if isinstance(handling, Goto) else None
+        )
         shown = error.body() | {"details": {**error.details, "node_id": self.node.id}}
         self.logs.append(LogLine(at=self.around.clock.now_ms(), level="error", message=str(error)))
         event = NodeFailed(
-            timestamp=self._now(), node_id=self.node.id, data={"error": shown, "attempt": self.attempt, "handled": handled}
+            timestamp=self._now(),
+            node_id=self.node.id,
+            data={"error": shown, "attempt": self.attempt, "handled": handled},
         )
         if isinstance(handling, Default):
             record = self._record("completed", error=shown, **await self._kept(handling.default))
@@ -211,7 +229,9 @@ class NodeRun:
             data["output_link"] = f"/v1/executions/{self.execution_id}/nodes/{self.node.id}"
         if record.branch is not None:
             data["branch"] = record.branch
-        self.around.journal.note(NodeCompleted(timestamp=self._now(), node_id=self.node.id, data=data), record)
+        self.around.journal.note(
+            NodeCompleted(timestamp=self._now(), node_id=self.node.id, data=data), record
+        )
 
     def _note_retry(self, error: CodexError, wait_ms: int) -> None:
         message = f"Attempt {self.attempt} failed, next in {wait_ms} ms: {error}"

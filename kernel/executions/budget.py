@@ -41,16 +41,24 @@ class Budget:
             raise self._over("the model's price is unknown, so max_cost cannot be kept")
         held = sum(cost for node, cost in self._cost_held.items() if node != node_id)
         if self.cost_spent + held + worst > self.max_cost:
-            raise self._over(f"the next call could pass it (spent {self.cost_spent:.6f}, call up to {worst:.6f})")
+            raise self._over(
+                f"the next call could pass it (spent {self.cost_spent:.6f}, call up to {worst:.6f})"
+            )
         self._cost_held[node_id] = worst
 
     @property
     def cost_left(self) -> float | None:
-        return None if self.max_cost is None else self.max_cost - self.cost_spent - sum(self._cost_held.values())
+        return (
+            None if self.max_cost is None else self.max_cost - self.cost_spent - sum(self._cost_held.values())
+        )
 
     @property
     def tokens_left(self) -> int | None:
-        return None if self.max_tokens is None else self.max_tokens - self.tokens_spent - sum(self._tokens_held.values())
+        return (
+            None
+            if self.max_tokens is None
+            else self.max_tokens - self.tokens_spent - sum(self._tokens_held.values())
+        )
 
     def settle(self, node_id: str, output_tokens: int, cost: float) -> None:
         """A call ended and used this much."""

@@ -28,5 +28,5 @@ class Metered(Generic[T]):
                 self.seconds += time.thread_time() - began
             try:
                 sent, error = (yield step), None
-            except BaseException as thrown:
+            except BaseException as thrown:  # noqa: BLE001  handed on to the coroutine
                 error = thrown

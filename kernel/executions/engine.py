@@ -37,7 +37,9 @@ class Engine:
         self._graph, self._around, self._values = graph, around, values
         self._open = {node_id: len(node.predecessors) for node_id, node in graph.nodes.items()}
         self._live = set(graph.start)
-        self._ready = deque(node_id for node_id in graph.nodes if node_id in self._live and not self._open[node_id])
+        self._ready = deque(
+            node_id for node_id in graph.nodes if node_id in self._live and not self._open[node_id]
+        )
         self._attempts: dict[str, int] = {}
         self._active: dict[str, NodeRun] = {}
         self.records: dict[str, NodeRecord] = {}
@@ -149,4 +151,3 @@ async def _stop(tasks: Mapping[asyncio.Task[NodeEnd], str]) -> None:
         task.cancel()
     if tasks:
         await asyncio.gather(*tasks, return_exceptions=True)
-

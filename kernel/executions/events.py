@@ -99,7 +99,12 @@ AnyEvent = Annotated[
     Field(discriminator="type"),
 ]
 
-TERMINAL = (b'"execution.completed"', b'"execution.failed"', b'"execution.cancelled"', b'"execution.timed_out"')
+TERMINAL = (
+    b'"execution.completed"',
+    b'"execution.failed"',
+    b'"execution.cancelled"',
+    b'"execution.timed_out"',
+)
 
 
 def is_terminal(body: bytes) -> bool:

@@ -92,7 +92,12 @@ class Executions:
         return await self._create(who, spec, "", wait, idempotency_record)
 
     async def retry(
-        self, who: Principal, execution_id: str, start: Literal["failed", "start"], *, idempotency_record: str = ""
+        self,
+        who: Principal,
+        execution_id: str,
+        start: Literal["failed", "start"],
+        *,
+        idempotency_record: str = "",
     ) -> Started:
         """A new execution of the same order; from `failed` on it keeps what was completed. Raises Conflict."""
         stored = await self._stored(who.workspace_id, execution_id)
@@ -135,7 +140,8 @@ class Executions:
         if record.output_ref:
             view["output"] = orjson.loads(await self.objects.get(record.output_ref))
         view["logs"] = [
-            {"timestamp": rfc3339(line.at), "level": line.level, "message": line.message} for line in record.logs
+            {"timestamp": rfc3339(line.at), "level": line.level, "message": line.message}
+            for line in record.logs
         ]
         return view
 
@@ -270,7 +276,9 @@ class Executions:
             update: dict[str, Any] = {"reused": True}
             if record.output_ref:
                 data = await self.objects.get(record.output_ref)
-                update["output_ref"] = await self.objects.put(f"executions/{workspace_id}/{new}/{node_id}", data)
+                update["output_ref"] = await self.objects.put(
+                    f"executions/{workspace_id}/{new}/{node_id}", data
+                )
             kept[node_id] = record.model_copy(update=update).encode()
         return kept
 

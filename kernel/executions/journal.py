@@ -24,7 +24,12 @@ class Journal:
     """The only writer of its execution, as long as its claim holds."""
 
     def __init__(
-        self, store: ExecutionStore, claim: Claim, clock: Clock, coalesce_ms: int, on_fenced: Callable[[], None]
+        self,
+        store: ExecutionStore,
+        claim: Claim,
+        clock: Clock,
+        coalesce_ms: int,
+        on_fenced: Callable[[], None],
     ):
         self._store, self._claim, self._clock = store, claim, clock
         self._coalesce_s = coalesce_ms / 1000

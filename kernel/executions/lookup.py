@@ -53,7 +53,9 @@ class Lookup:
             return Page(page.items, total, page.last_id, True)
         reach = query.offset + query.limit
         live = await self.live.page(workspace_id, filters, lower, upper, PageQuery(1, reach, query.before))
-        archived = await self.archive.rows(workspace_id, filters, Span(low, high, query.before or ""), reach + 1)
+        archived = await self.archive.rows(
+            workspace_id, filters, Span(low, high, query.before or ""), reach + 1
+        )
         rows = {row["id"]: row for row in (*archived, *live.items)}
         ordered = sorted(rows.values(), key=lambda row: row["id"], reverse=True)
         items = ordered[query.offset : reach]

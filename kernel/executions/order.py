@@ -16,11 +16,17 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     timeout: int = Field(300_000, ge=1, le=86_400_000, description="ms that the execution may run")
-    max_tokens: int | None = Field(None, ge=1, le=100_000_000, description="output tokens of all nodes together")
-    max_cost: float | None = Field(None, ge=0, le=1_000_000, allow_inf_nan=False, description="USD it may cost")
+    max_tokens: int | None = Field(
+        None, ge=1, le=100_000_000, description="output tokens of all nodes together"
+    )
+    max_cost: float | None = Field(
+        None, ge=0, le=1_000_000, allow_inf_nan=False, description="USD it may cost"
+    )
     priority: Literal["low", "normal", "high"] = "normal"
     version: str | None = Field(
-        None, pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$", description="the agent's version; by default the current one"
+        None,
+        pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$",
+        description="the agent's version; by default the current one",
     )
     labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=50)
 

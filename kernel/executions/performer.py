@@ -28,8 +28,8 @@ from kernel.executions.events import (
 )
 from kernel.executions.journal import Fenced, Journal
 from kernel.executions.order import Spec
-from kernel.executions.record import INLINE_OUTPUT, Totals, parse_nodes
 from kernel.executions.placement import Placement
+from kernel.executions.record import INLINE_OUTPUT, Totals, parse_nodes
 from kernel.nodes.contract import NodeType
 from kernel.storage.executions import Ending, ExecutionStore
 from kernel.storage.objects import ObjectStore
@@ -214,7 +214,9 @@ def _path(claim: Claim, name: str) -> str:
     return f"executions/{claim.workspace_id}/{claim.execution_id}/{name}"
 
 
-LOST = InternalError("The execution was lost by too many runners and given up", {"reason": "too_many_deliveries"})
+LOST = InternalError(
+    "The execution was lost by too many runners and given up", {"reason": "too_many_deliveries"}
+)
 """Why an execution fails that kills or stalls whoever runs it."""
 
 

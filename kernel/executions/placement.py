@@ -80,7 +80,9 @@ class ErrandCall:
     def admit_cost(self, worst_usd: float | None) -> None:
         left = self._errand.cost_left
         if left is not None and (worst_usd is None or worst_usd > left):
-            raise RateLimitError("The next call could pass the execution's max_cost", {"limit": "budget"}, None, False)
+            raise RateLimitError(
+                "The next call could pass the execution's max_cost", {"limit": "budget"}, None, False
+            )
 
 
 async def carry_out(

@@ -88,7 +88,9 @@ class Totals(BaseModel):
             row = by_model.setdefault(use.model, {"input": 0, "output": 0, "cached": 0})
             for name in row:
                 row[name] += getattr(use, name)
-        return cls(tokens_used=sum(use.input + use.output for use in uses), cost=total_cost(uses), by_model=by_model)
+        return cls(
+            tokens_used=sum(use.input + use.output for use in uses), cost=total_cost(uses), by_model=by_model
+        )
 
 
 def total_cost(uses: Any) -> float | None:
@@ -125,7 +127,9 @@ def shown_node(node_id: str, node: NodeRecord, execution_id: str) -> dict[str, A
     return shown | ({"reused": True} if node.reused else {})
 
 
-def shown(execution_id: str, stored: StoredExecution, output: Any, queue_position: int | None) -> dict[str, Any]:
+def shown(
+    execution_id: str, stored: StoredExecution, output: Any, queue_position: int | None
+) -> dict[str, Any]:
     """`GET /executions/{id}`. `output` is the result's value, fetched already if it was kept elsewhere."""
     fields, nodes = stored.record, parse_nodes(stored.nodes)
     spec = orjson.loads(fields["spec"])

@@ -83,7 +83,9 @@ def misfits(schema: dict[str, Any], value: Any) -> list[dict[str, Any]]:
     from referencing.exceptions import Unresolvable
 
     try:
-        errors = list(islice(Draft202012Validator(schema, registry=Registry()).iter_errors(value), MAX_PROBLEMS))
+        errors = list(
+            islice(Draft202012Validator(schema, registry=Registry()).iter_errors(value), MAX_PROBLEMS)
+        )
     except Unresolvable:
         raise Refused("the schema has a reference that leads nowhere") from None
     return [{"path": list(error.absolute_path), "reason": error.message[:200]} for error in errors]

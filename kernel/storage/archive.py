@@ -67,7 +67,9 @@ class Archive:
         ordered = sorted(executions, key=lambda one: one.execution_id)
         segment = Segment(ordered[0].execution_id, ordered[-1].execution_id)
         await self._objects.put(segment.path(workspace_id), await asyncio.to_thread(_encode, ordered))
-        await self._store.call("ZADD", keys.key("archive", workspace_id), 0, f"{segment.first} {segment.last}")
+        await self._store.call(
+            "ZADD", keys.key("archive", workspace_id), 0, f"{segment.first} {segment.last}"
+        )
 
     async def find(self, workspace_id: str, execution_id: str) -> ArchivedExecution | None:
         if await self._store.call("SISMEMBER", keys.key("erased", workspace_id), execution_id):
@@ -84,7 +86,9 @@ class Archive:
         if await self._store.call("SADD", keys.key("erased", workspace_id), execution.execution_id):
             record = {name: value.decode() for name, value in execution.stored.record.items()}
             counts = keys.key("archived", workspace_id)
-            await asyncio.gather(*(self._store.call("HINCRBY", counts, name, -1) for name in _counted(record)))
+            await asyncio.gather(
+                *(self._store.call("HINCRBY", counts, name, -1) for name in _counted(record))
+            )
 
     async def segments(self, workspace_id: str) -> list[Segment]:
         """Newest first."""
@@ -102,10 +106,16 @@ class Archive:
         self, workspace_id: str, filters: Mapping[str, str], span: Span, most: int | None = None
     ) -> list[dict[str, str]]:
         """List rows that match, newest first: all, or at least the newest `most`."""
-        erased = {one.decode() for one in await self._store.call("SMEMBERS", keys.key("erased", workspace_id))}
+        erased = {
+            one.decode() for one in await self._store.call("SMEMBERS", keys.key("erased", workspace_id))
+        }
         found: dict[str, dict[str, str]] = {}
         for segment in await self.segments(workspace_id):
-            if most is not None and len(found) >= most and segment.last < sorted(found, reverse=True)[most - 1]:
+            if (
+                most is not None
+                and len(found) >= most
+                and segment.last < sorted(found, reverse=True)[most - 1]
+            ):
                 break
             if span.meets(segment):
                 data = await self._objects.get(segment.path(workspace_id))
@@ -144,18 +154,26 @@ def _encode(executions: Sequence[ArchivedExecution]) -> bytes:
 def _row(one: ArchivedExecution) -> dict[str, str | None]:
     record = {name: value.decode() for name, value in one.stored.record.items()}
     listed = {name: record.get(name) for name in ROW if name != "id"}
-    return {"id": one.execution_id} | listed | {
-        "record": orjson.dumps(record).decode(),
-        "nodes": orjson.dumps({name: value.decode() for name, value in one.stored.nodes.items()}).decode(),
-        "events": b"\n".join(event.body for event in one.events).decode(),
-    }
+    return (
+        {"id": one.execution_id}
+        | listed
+        | {
+            "record": orjson.dumps(record).decode(),
+            "nodes": orjson.dumps(
+                {name: value.decode() for name, value in one.stored.nodes.items()}
+            ).decode(),
+            "events": b"\n".join(event.body for event in one.events).decode(),
+        }
+    )
 
 
 def _find(data: bytes, execution_id: str) -> ArchivedExecution | None:
     import pyarrow.parquet as pq
 
     filters = [("id", "=", execution_id)]
-    found = pq.read_table(io.BytesIO(data), columns=["record", "nodes", "events"], filters=filters).to_pylist()
+    found = pq.read_table(
+        io.BytesIO(data), columns=["record", "nodes", "events"], filters=filters
+    ).to_pylist()
     if not found:
         return None
     record, nodes = (

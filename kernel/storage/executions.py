@@ -93,7 +93,16 @@ class ExecutionStore:
         ending: Ending | None = None,
     ) -> bool:
         """Journals in one step. False: the lease is not the caller's any more, nothing was written."""
-        args: list[Argument] = [workspace_id, execution_id, epoch, seq, now_ms, len(events), *events, len(nodes)]
+        args: list[Argument] = [
+            workspace_id,
+            execution_id,
+            epoch,
+            seq,
+            now_ms,
+            len(events),
+            *events,
+            len(nodes),
+        ]
         for node, record in nodes.items():
             args += (node, record)
         args.append(ending.status if ending else "")
@@ -109,7 +118,9 @@ class ExecutionStore:
         return StoredExecution(_decoded(record), _decoded(nodes)) if record else None
 
     async def status(self, workspace_id: str, execution_id: str) -> str | None:
-        status = await self._store.call("HGET", keys.key("execution", workspace_id, id=execution_id), "status")
+        status = await self._store.call(
+            "HGET", keys.key("execution", workspace_id, id=execution_id), "status"
+        )
         return status.decode() if status else None
 
     async def node(self, workspace_id: str, execution_id: str, node_id: str) -> bytes | None:
@@ -123,14 +134,18 @@ class ExecutionStore:
         rank = await self._store.call("ZRANK", keys.key("queue", workspace_id), execution_id)
         return None if rank is None else int(rank) + 1
 
-    async def events(self, workspace_id: str, execution_id: str, after: int, most: int = 500) -> list[StoredEvent]:
+    async def events(
+        self, workspace_id: str, execution_id: str, after: int, most: int = 500
+    ) -> list[StoredEvent]:
         name = keys.key("events", workspace_id, id=execution_id)
         rows = await self._store.call("XRANGE", name, f"{after + 1}-0", "+", "COUNT", most)
         return [StoredEvent(int(seq.split(b"-")[0]), fields[1]) for seq, fields in rows]
 
     async def cancel(self, workspace_id: str, execution_id: str, now_ms: int, event: bytes) -> str | None:
         """The state it is in now: `cancelling`, or its status if it has ended. None when it is not here."""
-        answer = await self._store.run("execution_cancel", workspace_id, workspace_id, execution_id, now_ms, event)
+        answer = await self._store.run(
+            "execution_cancel", workspace_id, workspace_id, execution_id, now_ms, event
+        )
         state: str = answer[-1].decode()
         return None if state == "gone" else state
 
@@ -176,7 +191,9 @@ def _refusal(state: bytes, slots: int | None) -> Exception:
     if state == b"inactive":
         return Conflict("The agent is inactive: set its status to active first", {"status": "inactive"})
     return RateLimitError(
-        f"All {slots} concurrent executions of the plan are in use", {"limit": "concurrent", "max": slots}, 1.0
+        f"All {slots} concurrent executions of the plan are in use",
+        {"limit": "concurrent", "max": slots},
+        1.0,
     )
 
 
@@ -184,7 +201,18 @@ def _decoded(flat: list[bytes]) -> dict[str, bytes]:
     return {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
 
 
-ROW = ("id", "agent", "status", "phase", "created_at", "started_at", "completed_at", "labels", "tokens_used", "cost")
+ROW = (
+    "id",
+    "agent",
+    "status",
+    "phase",
+    "created_at",
+    "started_at",
+    "completed_at",
+    "labels",
+    "tokens_used",
+    "cost",
+)
 
 
 def _row(row: Sequence[Any]) -> dict[str, str]:

@@ -23,7 +23,9 @@ async def migrate(store: Store) -> int:
     name = keys.global_key("layout")
     done = int(await store.call("GET", name) or 0)
     if done > len(MIGRATIONS):
-        raise DataTooNew(f"The data is at version {done}, this program knows {len(MIGRATIONS)}: install a newer one")
+        raise DataTooNew(
+            f"The data is at version {done}, this program knows {len(MIGRATIONS)}: install a newer one"
+        )
     for number, step in enumerate(MIGRATIONS[done:], done + 1):
         await step(store)
         await store.call("SET", name, number)

@@ -13,7 +13,6 @@ from typing import Any
 from kernel.storage import keys
 from kernel.storage.store import Store
 
-
 FORGOTTEN_MS = 60_000
 
 
@@ -55,7 +54,13 @@ class QueueStore:
         return {member.decode(): phase.decode() for member, phase in rows}
 
     async def give_back(
-        self, workspace_id: str, execution_id: str, runner: str, most_deliveries: int, problem: bytes, event: bytes
+        self,
+        workspace_id: str,
+        execution_id: str,
+        runner: str,
+        most_deliveries: int,
+        problem: bytes,
+        event: bytes,
     ) -> None:
         """Returns one execution that its runner cannot go on with; given up after too many deliveries."""
         await self._store.run(
@@ -67,7 +72,9 @@ class QueueStore:
         for shard in shards:
             await self._store.call("ZADD", keys.shard_key("leases", shard), "XX", 0, runner)
 
-    async def reclaim(self, most_deliveries: int, problem: bytes, event: bytes, now_ms: int = 0) -> tuple[int, int]:
+    async def reclaim(
+        self, most_deliveries: int, problem: bytes, event: bytes, now_ms: int = 0
+    ) -> tuple[int, int]:
         """Takes work back from lost runners in all shards. Returns how many go on and how many were given up.
 
         now_ms: 0 means the server's clock, the one that leases are measured by.
@@ -83,7 +90,10 @@ class QueueStore:
     async def backlog(self) -> Backlog:
         """Executions queued and held in all shards."""
         rings = await asyncio.gather(
-            *(self._store.call("ZRANGE", keys.shard_key("ring", shard), 0, -1) for shard in range(keys.SHARDS))
+            *(
+                self._store.call("ZRANGE", keys.shard_key("ring", shard), 0, -1)
+                for shard in range(keys.SHARDS)
+            )
         )
         queued = await asyncio.gather(
             *(self._store.call("ZCARD", keys.key("queue", ws.decode())) for ring in rings for ws in ring)
@@ -105,7 +115,10 @@ class QueueStore:
     async def _held(self, shard: int) -> int:
         runners = await self._store.call("ZRANGE", keys.shard_key("leases", shard), 0, -1)
         counts = await asyncio.gather(
-            *(self._store.call("SCARD", keys.shard_key("held", shard, runner=runner.decode())) for runner in runners)
+            *(
+                self._store.call("SCARD", keys.shard_key("held", shard, runner=runner.decode()))
+                for runner in runners
+            )
         )
         return sum(counts)
 

@@ -74,7 +74,9 @@ class Store:
         while True:
             try:
                 self._wire = await self.open(self.name)
-                await asyncio.gather(*(self._wire.call("SCRIPT", "LOAD", text) for text in self._scripts.values()))
+                await asyncio.gather(
+                    *(self._wire.call("SCRIPT", "LOAD", text) for text in self._scripts.values())
+                )
                 return self._wire
             except Unavailable:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))

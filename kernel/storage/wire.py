@@ -30,8 +30,19 @@ def refusal(text: str) -> Exception:
     """The error a caller should see for an error reply."""
     word = text.split(" ", 1)[0]
     if "OOM" in text or "maxmemory" in text:
-        return Unavailable("The store is full: raise its memory or delete executions", {"reason": "store_full"}, 5.0)
-    if word in {"LOADING", "BUSY", "MASTERDOWN", "READONLY", "MISCONF", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS"}:
+        return Unavailable(
+            "The store is full: raise its memory or delete executions", {"reason": "store_full"}, 5.0
+        )
+    if word in {
+        "LOADING",
+        "BUSY",
+        "MASTERDOWN",
+        "READONLY",
+        "MISCONF",
+        "CLUSTERDOWN",
+        "TRYAGAIN",
+        "NOREPLICAS",
+    }:
         return Unavailable("The store is starting or cannot write", {"reason": word.lower()}, 1.0)
     return StoreRefused(text)
 
@@ -139,9 +150,14 @@ async def connect(
     try:
         async with asyncio.timeout(CONNECT_WITHIN_S):
             _, wire = await loop.create_connection(
-                lambda: Wire(on_push, answer_within), parts.hostname or "127.0.0.1", parts.port or 6379, ssl=secure
+                lambda: Wire(on_push, answer_within),
+                parts.hostname or "127.0.0.1",
+                parts.port or 6379,
+                ssl=secure,
             )
-            await _greet(wire, _credentials(parts.username, parts.password), parts.path.strip("/") or "0", name)
+            await _greet(
+                wire, _credentials(parts.username, parts.password), parts.path.strip("/") or "0", name
+            )
     except (OSError, TimeoutError) as error:
         raise Unavailable("The store cannot be reached", {"reason": "store_down"}) from error
     return wire

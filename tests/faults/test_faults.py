@@ -106,7 +106,8 @@ async def test_the_store_killed_under_load_loses_nothing_acknowledged(
     made = (await api.post("/agents", json=workload.agent(delay_ms=50))).json()
     acknowledged: list[str] = []
     refused: list[httpx2.Response] = []
-    enough = asyncio.Event()
+    enough, some = asyncio.Event(), asyncio.Event()
+    wanted = 300
 
     async def order() -> None:
         while not enough.is_set():
@@ -118,14 +119,15 @@ async def test_the_store_killed_under_load_loses_nothing_acknowledged(
                 acknowledged.append(answer.json()["execution_id"])
             else:
                 refused.append(answer)
+            if len(acknowledged) >= wanted:
+                some.set()
 
     writers = [asyncio.create_task(order()) for _ in range(10)]
-    while len(acknowledged) < 300:
-        await asyncio.sleep(0.01)
+    await some.wait()
     await asyncio.to_thread(platform.kill, "valkey")
-    before = len(acknowledged)
-    while len(acknowledged) < before + 700:
-        await asyncio.sleep(0.01)
+    wanted = len(acknowledged) + 700
+    some.clear()
+    await some.wait()
     enough.set()
     await asyncio.gather(*writers)
     assert {answer.status_code for answer in refused} <= {503}

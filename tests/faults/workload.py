@@ -57,8 +57,7 @@ async def events(api: httpx2.AsyncClient, execution_id: str, after: int = 0) -> 
             ) as answer:
                 if answer.status_code == 200:
                     async for line in answer.aiter_lines():
-                        if line.startswith("data:"):
-                            found.append(json.loads(line[5:]))
+                        found += [json.loads(line[5:])] if line.startswith("data:") else []
                     return found
         except httpx2.TransportError:
             pass
@@ -76,11 +75,15 @@ async def histories(platform: Platform, api: httpx2.AsyncClient, ids: Sequence[s
         return list(await asyncio.gather(*(_history(api, store, room, execution_id) for execution_id in ids)))
 
 
-async def _history(api: httpx2.AsyncClient, store: Store, room: asyncio.Semaphore, execution_id: str) -> History:
+async def _history(
+    api: httpx2.AsyncClient, store: Store, room: asyncio.Semaphore, execution_id: str
+) -> History:
     async with room:
         told = await events(api, execution_id)
         shown = (await api.get(f"/executions/{execution_id}")).raise_for_status().json()
-        return History(execution_id, told, shown, {node: await calls(store, execution_id, node) for node in NODES})
+        return History(
+            execution_id, told, shown, {node: await calls(store, execution_id, node) for node in NODES}
+        )
 
 
 async def calls(store: Store, execution_id: str, node: str) -> int:

@@ -2,52 +2,19 @@
 
 import asyncio
 import json
-import os
-import subprocess
-import sys
 import time
-from collections.abc import Generator
 from typing import Any
 
 import httpx2
 import pytest
 
-from cluster.environment import child_environment
-from cluster.layout import Home
-from cluster.state import read_state
-from configs.settings import Settings
 from tests.faults import workload
 from tests.platform import Platform, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(240)]
 
 
-@pytest.fixture
-def gpu_node(platform: Platform) -> Generator[None]:
-    """A second Ray node on this machine, which says it has a GPU."""
-    home = Home(platform.home)
-    state = read_state(home)
-    assert state is not None
-    environment = child_environment(home, Settings(home=platform.home), state.ports) | {
-        "PYTHONPATH": os.getcwd()
-    }
-    ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
-    where = ["--address", f"127.0.0.1:{state.ports.gcs}", "--node-ip-address", "127.0.0.1"]
-    node = subprocess.Popen(
-        [*ray, *where, "--num-cpus", "1", "--num-gpus", "1"],
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    try:
-        yield
-    finally:
-        node.terminate()
-        node.wait(30)
-
-
-async def test_a_node_that_asks_for_a_gpu_runs_where_one_is(api: httpx2.AsyncClient, gpu_node: None) -> None:
+async def test_a_node_that_asks_for_a_gpu_holds_it_while_it_runs(api: httpx2.AsyncClient) -> None:
     nodes = [
         {"id": "near", "type": "template", "config": {"template": "{{ input.text }}"}},
         {
@@ -67,8 +34,21 @@ async def test_a_node_that_asks_for_a_gpu_runs_where_one_is(api: httpx2.AsyncCli
     assert shown["status"] == "completed", shown
     assert shown["result"]["output"] == "from afar"
     places = {node["id"]: node["placed_on"] for node in shown["nodes"]}
-    assert places["far"]["node"] != places["near"]["node"]
+    assert places["near"]["gpu_seconds"] == 0
     assert places["far"]["gpu_seconds"] > 0
+    assert places["far"]["node"]
+    assert any("num_gpus" in line["message"] for line in shown["logs"])
+
+
+async def test_a_node_that_asks_for_too_much_waits_and_can_be_cancelled(api: httpx2.AsyncClient) -> None:
+    node = {"id": "far", "type": "template", "config": {"template": "x"}, "resources": {"num_gpus": 64}}
+    started = (await api.post("/executions", json={"flow": {"nodes": [node], "edges": []}})).json()
+    async with api.stream("GET", started["links"]["events"].removeprefix("/v1")) as answer:
+        async for line in answer.aiter_lines():
+            if "Asking for" in line:
+                break
+    await api.post(f"/executions/{started['execution_id']}/cancel")
+    assert (await workload.end(api, started["execution_id"]))["status"] == "cancelled"
 
 
 async def test_a_revoked_key_stops_on_every_replica_within_a_second(

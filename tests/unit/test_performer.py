@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import orjson
@@ -41,7 +42,7 @@ class Scene:
     name = "scene"
     title = "Does what a test says"
     config = Config
-    example: dict[str, Any] = {}
+    example: Mapping[str, Any] = MappingProxyType({})
     source_fields: frozenset[str] = frozenset()
 
     def __init__(self) -> None:

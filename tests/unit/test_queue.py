@@ -41,7 +41,9 @@ async def claim(queue: QueueStore, runner: str = "r1", most: int = 10, lease_ms:
     return await queue.claim(SHARD, runner, lease_ms, most)
 
 
-async def commit(executions: ExecutionStore, claim: Claim, *events: bytes, ending: Ending | None = None) -> bool:
+async def commit(
+    executions: ExecutionStore, claim: Claim, *events: bytes, ending: Ending | None = None
+) -> bool:
     return await executions.commit(
         WS, claim.execution_id, claim.epoch, claim.seq, 5, events or (b"{}",), {}, ending
     )
@@ -77,7 +79,9 @@ async def test_a_claim_is_given_once(executions: ExecutionStore, queue: QueueSto
     assert await claim(queue, "r2") == []
 
 
-async def test_lost_work_goes_on_and_the_old_runner_is_shut_out(executions: ExecutionStore, queue: QueueStore) -> None:
+async def test_lost_work_goes_on_and_the_old_runner_is_shut_out(
+    executions: ExecutionStore, queue: QueueStore
+) -> None:
     await create(executions)
     (old,) = await claim(queue, "r1")
     assert await commit(executions, old, b'{"a":1}')
@@ -129,7 +133,9 @@ async def test_cancel_while_queued_ends_it_at_once(executions: ExecutionStore, q
     assert [one.body for one in await executions.events(WS, execution_id, 0)] == [b"{}", b'{"c":1}']
 
 
-async def test_cancel_while_held_is_told_to_the_next_holder(executions: ExecutionStore, queue: QueueStore) -> None:
+async def test_cancel_while_held_is_told_to_the_next_holder(
+    executions: ExecutionStore, queue: QueueStore
+) -> None:
     execution_id = await create(executions)
     await claim(queue)
     assert await executions.cancel(WS, execution_id, 9, b"{}") == "cancelling"
@@ -151,7 +157,9 @@ async def test_slots_are_freed_by_every_end(executions: ExecutionStore, queue: Q
     await create(executions, slots=1)
 
 
-async def test_creating_again_with_the_same_id_changes_nothing(executions: ExecutionStore, queue: QueueStore) -> None:
+async def test_creating_again_with_the_same_id_changes_nothing(
+    executions: ExecutionStore, queue: QueueStore
+) -> None:
     creation = Creation(WS, new_id("exec"), "", "", b"{}", "normal", 1, b"{}")
     await executions.create(creation)
     await executions.create(creation)
@@ -159,7 +167,9 @@ async def test_creating_again_with_the_same_id_changes_nothing(executions: Execu
     assert len(await executions.events(WS, creation.execution_id, 0)) == 1
 
 
-async def test_delete_takes_only_what_has_ended(executions: ExecutionStore, queue: QueueStore, store: Store) -> None:
+async def test_delete_takes_only_what_has_ended(
+    executions: ExecutionStore, queue: QueueStore, store: Store
+) -> None:
     await create(executions, labels=("a=b",))
     (held,) = await claim(queue)
     with pytest.raises(Conflict):
@@ -179,7 +189,9 @@ async def test_work_given_back_is_claimed_again(executions: ExecutionStore, queu
     assert [one.epoch for one in await claim(queue, "r2")] == [held.epoch + 2]
 
 
-async def test_a_wake_token_stands_while_there_is_work(executions: ExecutionStore, queue: QueueStore, store: Store) -> None:
+async def test_a_wake_token_stands_while_there_is_work(
+    executions: ExecutionStore, queue: QueueStore, store: Store
+) -> None:
     wake = keys.shard_key("wake", SHARD)
     await create(executions)
     await create(executions)
@@ -192,7 +204,9 @@ async def test_a_wake_token_stands_while_there_is_work(executions: ExecutionStor
     assert await store.call("LLEN", wake) == 0
 
 
-async def test_backlog_counts_queued_and_held(executions: ExecutionStore, queue: QueueStore, clock: ManualClock) -> None:
+async def test_backlog_counts_queued_and_held(
+    executions: ExecutionStore, queue: QueueStore, clock: ManualClock
+) -> None:
     for _ in range(3):
         await create(executions)
     await claim(queue, most=1)
