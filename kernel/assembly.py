@@ -132,7 +132,7 @@ class Kernel:
                 plans=plans,
                 check_flow=check_flow,
                 sandbox=sandbox,
-                room=Room(settings.root, settings.store.min_free_mb),
+                room=Room(settings.root, settings.store.min_free_mb, clock),
                 known=OrderedDict(),
             ),
             idempotency=Idempotency(store, clock),

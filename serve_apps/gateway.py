@@ -4,6 +4,7 @@ from typing import Any
 
 from ray import serve
 from ray.serve import Application
+from starlette.types import Receive, Scope, Send
 
 from configs.settings import Settings
 from serve_apps.api import create_app
@@ -14,16 +15,26 @@ OPTIONS: dict[str, Any] = {
     "graceful_shutdown_timeout_s": 10,
     "health_check_period_s": 5,
     "health_check_timeout_s": 5,
-    "logging_config": {"enable_access_log": False},
+    "logging_config": {"enable_access_log": False, "log_level": "WARNING"},
     "ray_actor_options": {"num_cpus": 0.1},
 }
+
+
+class Door:
+    """The application as a bare ASGI callable: from one with routes Serve would match each request a second time."""
+
+    def __init__(self, settings: Settings):
+        self._app = create_app(settings)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._app(scope, receive, send)
 
 
 def build(args: dict[str, Any]) -> Application:
     """`args` are settings that differ from the environment's, by field."""
     settings = Settings(**args)
 
-    @serve.ingress(lambda: create_app(Settings(**args)))
+    @serve.ingress(lambda: Door(Settings(**args)))
     class Gateway:
         """Made in the replica, which runs the application's lifespan in the loop that serves requests."""
 

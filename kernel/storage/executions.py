@@ -4,7 +4,6 @@ Every change is one script: `execution_create`, `execution_commit` (all that a r
 included), `execution_cancel`, `execution_delete`.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -111,9 +110,9 @@ class ExecutionStore:
         return bool(await self._store.run("execution_commit", workspace_id, *args))
 
     async def read(self, workspace_id: str, execution_id: str) -> StoredExecution | None:
-        record, nodes = await asyncio.gather(
-            self._store.call("HGETALL", keys.key("execution", workspace_id, id=execution_id)),
-            self._store.call("HGETALL", keys.key("nodes", workspace_id, id=execution_id)),
+        record, nodes = await self._store.together(
+            ("HGETALL", keys.key("execution", workspace_id, id=execution_id)),
+            ("HGETALL", keys.key("nodes", workspace_id, id=execution_id)),
         )
         return StoredExecution(_decoded(record), _decoded(nodes)) if record else None
 

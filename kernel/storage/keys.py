@@ -99,11 +99,14 @@ def channel(name: str, workspace_id: str = "", **parts: str) -> str:
     return f"{LAYOUT}:{CHANNELS[name].format(ws=workspace_id, **parts)}"
 
 
-def lua_functions() -> str:
-    """`K.execution(ws, id)` and so on for scripts, over the prefix they get as KEYS[1]; `C.…` for channels."""
-    keys = [_lua("K", name, f"KEYS[1]..':{pattern}'") for name, pattern in SHARD_KEYS.items()]
-    channels = [_lua("C", name, f"'{LAYOUT}:{pattern}'") for name, pattern in CHANNELS.items()]
-    return "local K, C = {}, {}\n" + "\n".join(keys + channels) + "\n"
+def lua_functions(text: str) -> str:
+    """`K.execution(ws, id)` and so on, over the prefix that scripts get as KEYS[1], and `C.…` for channels:
+    those that the text calls."""
+    patterns = {"K": SHARD_KEYS, "C": CHANNELS}
+    starts = {"K": "KEYS[1]..':", "C": f"'{LAYOUT}:"}
+    called = dict.fromkeys(re.findall(r"\b([KC])\.(\w+)\(", text))
+    lines = [_lua(table, name, f"{starts[table]}{patterns[table][name]}'") for table, name in called]
+    return "\n".join(["local K, C = {}, {}", *lines])
 
 
 def _lua(table: str, name: str, expression: str) -> str:

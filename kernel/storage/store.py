@@ -5,7 +5,8 @@ Each file of `scripts/` is one atomic step. `_prelude.lua` and the key functions
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+import re
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from hashlib import sha1
 from pathlib import Path
@@ -21,14 +22,39 @@ PATIENCE_S = 2.0
 
 
 def load_scripts() -> dict[str, bytes]:
-    """Name -> text, ready to run. A first line `#!lua …` of a script stays first."""
-    common = keys.lua_functions() + (SCRIPTS / "_prelude.lua").read_text()
+    """Name -> text, ready to run: before each script stand the functions it uses, and no others.
+
+    A script's text is compiled once, but what stands at its top runs with every call.
+    """
+    common = _functions((SCRIPTS / "_prelude.lua").read_text())
     return {path.stem: _assemble(path.read_text(), common) for path in SCRIPTS.glob("[!_]*.lua")}
 
 
-def _assemble(text: str, common: str) -> bytes:
+def _functions(text: str) -> dict[str, str]:
+    """The top-level functions of a Lua text, by name, in their order."""
+    return {found[1]: found[0] for found in re.finditer(r"^local function (\w+)\(.*?^end$", text, re.M | re.S)}
+
+
+def _assemble(text: str, common: Mapping[str, str]) -> bytes:
+    """A first line `#!lua …` stays first."""
     head, _, rest = text.partition("\n")
-    return f"{head}\n{common}\n{rest}".encode() if head.startswith("#!") else f"{common}\n{text}".encode()
+    head, body = (head, rest) if head.startswith("#!") else ("", text)
+    used = _used(body, common)
+    functions = "\n".join(common[name] for name in common if name in used)
+    names = keys.lua_functions(functions + body)
+    return "\n".join(part for part in (head, names, functions, body) if part).encode()
+
+
+def _used(text: str, common: Mapping[str, str]) -> set[str]:
+    """Functions that a text calls, and those that they call."""
+    found: set[str] = set()
+    texts = [text]
+    while texts:
+        words = set(re.findall(r"\b(\w+)\(", texts.pop()))
+        fresh = (words & common.keys()) - found
+        found |= fresh
+        texts += [common[name] for name in fresh]
+    return found
 
 
 class Store:
@@ -44,6 +70,11 @@ class Store:
     async def call(self, *command: Argument) -> Any:
         """One command. Raises Unavailable when the store cannot be reached or is full."""
         return await (self._live() or await self._wait()).call(*command)
+
+    async def together(self, *commands: tuple[Argument, ...]) -> list[Any]:
+        """Several commands in one go; they are not one atomic step."""
+        wire = self._live() or await self._wait()
+        return await asyncio.gather(*(wire.call(*command) for command in commands))
 
     async def run(self, script: str, workspace_or_prefix: str, *args: Argument) -> Any:
         """One script. Its KEYS[1] is the shard's prefix; ARGV are `args`, in the order its header tells."""
