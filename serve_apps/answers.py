@@ -66,7 +66,8 @@ def accepted(value: Any, location: str) -> Response:
 
 
 def done(value: Any, etag: str | None = None) -> Response:
-    return Response(encode(value), 200, {"etag": etag} if etag else None, JSON)
+    body = value if isinstance(value, bytes) else encode(value)
+    return Response(body, 200, {"etag": etag} if etag else None, JSON)
 
 
 def no_content() -> Response:

@@ -119,7 +119,7 @@ class Executions:
         position = None
         if fields["status"] == b"running" and fields["phase"] == b"queued":
             position = await self.store.queue_position(workspace_id, execution_id)
-        return shown(execution_id, stored, await self._output(fields), position)
+        return shown(execution_id, fields, parse_nodes(stored.nodes), await self._output(fields), position)
 
     async def list(
         self, workspace_id: str, wanted: ExecutionFilter, query: PageQuery
@@ -145,11 +145,10 @@ class Executions:
         ]
         return view
 
-    async def wait(self, workspace_id: str, execution_id: str, seconds: float) -> dict[str, Any] | None:
-        """The ended execution, or None when it is not over in time."""
-        if await self.watch.ended(workspace_id, execution_id, seconds):
-            return await self.get(workspace_id, execution_id)
-        return None
+    async def wait(self, workspace_id: str, execution_id: str, seconds: float) -> bytes | None:
+        """The ended execution as `get` shows it, as JSON; None when it is not over in time."""
+        told = await self.watch.ended(workspace_id, execution_id, seconds)
+        return told if told != b"" else orjson.dumps(await self.get(workspace_id, execution_id))
 
     async def follow(self, workspace_id: str, execution_id: str, after: int) -> AsyncGenerator[StreamEvent]:
         """Events after a seq, to the terminal one. Raises NotFound before the first, SlowReader."""

@@ -6,7 +6,7 @@ The end is written once, by whoever holds the lease: completed, failed, cancelle
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
 import orjson
@@ -29,7 +29,7 @@ from kernel.executions.events import (
 from kernel.executions.journal import Fenced, Journal
 from kernel.executions.order import Spec
 from kernel.executions.placement import Placement
-from kernel.executions.record import INLINE_OUTPUT, Totals, parse_nodes
+from kernel.executions.record import INLINE_OUTPUT, NodeRecord, Totals, parse_nodes, shown
 from kernel.nodes.contract import NodeType
 from kernel.storage.executions import Ending, ExecutionStore
 from kernel.storage.objects import ObjectStore
@@ -71,7 +71,7 @@ class Performer:
             try:
                 engine = await self._engine(claim, spec, journal)
             except CodexError as error:
-                await journal.end(*self._failure(error, {}))
+                await journal.end(*self._told(claim, {}, *self._failure(error, {})))
                 return
             await self._walk(claim, spec, journal, engine, stop)
         except Fenced:
@@ -84,7 +84,7 @@ class Performer:
                 output = await stop.guard(engine.run())
         except TimeoutError:
             engine.interrupt("timed_out")
-            await journal.end(*self._timeout(spec, engine))
+            await journal.end(*self._told(claim, engine.records, *self._timeout(spec, engine)))
         except Stopped as stopped:
             if stopped.reason == "lost":
                 raise Fenced from None
@@ -93,9 +93,11 @@ class Performer:
             await journal.end(event, Ending("cancelled", _totals(engine)))
         except NodeFailed as failed:
             engine.interrupt("cancelled")
-            await journal.end(*self._failure(failed.error, _totals(engine), failed.node_id))
+            end = self._failure(failed.error, _totals(engine), failed.node_id)
+            await journal.end(*self._told(claim, engine.records, *end))
         else:
-            await journal.end(*await self._completion(claim, engine, output))
+            end = await self._completion(claim, engine, output)
+            await journal.end(*self._told(claim, engine.records, *end))
 
     async def _engine(self, claim: Claim, spec: Spec, journal: Journal) -> Engine:
         values: dict[str, Any] = {}
@@ -133,7 +135,7 @@ class Performer:
         text = orjson.dumps(output, default=str)
         shown: dict[str, Any] = {"output": output}
         if len(text) > INLINE_OUTPUT:
-            facts["output_ref"] = await self.objects.put(_path(claim, "exit"), text)
+            facts["output_ref"] = (await self.objects.put(_path(claim, "exit"), text)).encode()
             shown = {"output": None, "output_link": f"/v1/executions/{claim.execution_id}"}
         else:
             facts["output"] = text
@@ -145,8 +147,23 @@ class Performer:
         )
         return event, Ending("completed", facts)
 
+    def _told(
+        self, claim: Claim, nodes: Mapping[str, NodeRecord], event: Event, ending: Ending
+    ) -> tuple[Event, Ending]:
+        """Adds the whole execution for the caller who waits for it, so that they need not read it."""
+        if not claim.awaited or "output_ref" in ending.facts:
+            return event, ending
+        now = self.clock.now_ms()
+        times = {"created_at": claim.created_at, "started_at": claim.started_at, "completed_at": now}
+        fields = {name: str(at).encode() for name, at in times.items()}
+        fields |= {"spec": claim.spec, "status": ending.status.encode()}
+        fields |= {"error": ending.facts["error"]} if "error" in ending.facts else {}
+        output = orjson.loads(ending.facts["output"]) if "output" in ending.facts else None
+        view = shown(claim.execution_id, fields, nodes, output)
+        return event, replace(ending, shown=orjson.dumps(view), at=now)
+
     def _failure(
-        self, error: CodexError, facts: dict[str, Any], node_id: str | None = None
+        self, error: CodexError, facts: dict[str, bytes], node_id: str | None = None
     ) -> tuple[Event, Ending]:
         shown = error.body()
         if node_id is not None:
@@ -204,10 +221,10 @@ class Stop:
             self._task.cancel()
 
 
-def _totals(engine: Engine) -> dict[str, Any]:
+def _totals(engine: Engine) -> dict[str, bytes]:
     totals = Totals.of(engine.records)
-    facts: dict[str, Any] = {"tokens_used": totals.tokens_used}
-    return facts | ({"cost": totals.cost} if totals.cost is not None else {})
+    facts = {"tokens_used": b"%d" % totals.tokens_used}
+    return facts | ({"cost": repr(totals.cost).encode()} if totals.cost is not None else {})
 
 
 def _path(claim: Claim, name: str) -> str:

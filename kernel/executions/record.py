@@ -7,7 +7,6 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from kernel.clock import rfc3339
-from kernel.storage.executions import StoredExecution
 
 NodeStatus = Literal["running", "completed", "failed", "skipped", "cancelled", "timed_out"]
 INLINE_OUTPUT = 64 * 1024
@@ -128,10 +127,13 @@ def shown_node(node_id: str, node: NodeRecord, execution_id: str) -> dict[str, A
 
 
 def shown(
-    execution_id: str, stored: StoredExecution, output: Any, queue_position: int | None
+    execution_id: str,
+    fields: Mapping[str, bytes],
+    nodes: Mapping[str, NodeRecord],
+    output: Any,
+    queue_position: int | None = None,
 ) -> dict[str, Any]:
     """`GET /executions/{id}`. `output` is the result's value, fetched already if it was kept elsewhere."""
-    fields, nodes = stored.record, parse_nodes(stored.nodes)
     spec = orjson.loads(fields["spec"])
     status = fields["status"].decode()
     view: dict[str, Any] = {"id": execution_id} | _when(fields) | {"status": status}

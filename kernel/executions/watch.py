@@ -73,7 +73,7 @@ class Watch:
 
     def __init__(self, lookup: Lookup, subscriptions: Subscriptions, address: str):
         self._lookup, self._subscriptions, self.address = lookup, subscriptions, address
-        self._expected: dict[str, asyncio.Future[None]] = {}
+        self._expected: dict[str, asyncio.Future[bytes]] = {}
         self._listening: asyncio.Task[None] | None = None
 
     async def expect(self, execution_id: str) -> None:
@@ -88,19 +88,21 @@ class Watch:
     def forget(self, execution_id: str) -> None:
         self._expected.pop(execution_id, None)
 
-    async def ended(self, workspace_id: str, execution_id: str, seconds: float) -> bool:
-        """Whether it ended in time. Quickest when `expect` was called."""
+    async def ended(self, workspace_id: str, execution_id: str, seconds: float) -> bytes | None:
+        """None when it did not end in time, else the execution as JSON, or nothing when that is to be read.
+
+        Quickest when `expect` was called.
+        """
         try:
             async with asyncio.timeout(seconds):
-                if (future := self._expected.get(execution_id)) is not None:
-                    while await self._still_runs(workspace_id, execution_id, future):
-                        future = self._expected[execution_id] = asyncio.get_running_loop().create_future()
-                else:
-                    async for _ in self.follow(workspace_id, execution_id, 0):
-                        pass
-                return True
+                while (future := self._expected.get(execution_id)) is not None:
+                    if (told := await self._told(workspace_id, execution_id, future)) is not None:
+                        return told
+                async for _ in self.follow(workspace_id, execution_id, 0):
+                    pass
+                return b""
         except TimeoutError:
-            return False
+            return None
         finally:
             self.forget(execution_id)
 
@@ -144,19 +146,23 @@ class Watch:
                     last = event.seq
                     yield _shown(event)
 
-    async def _still_runs(self, workspace_id: str, execution_id: str, future: "asyncio.Future[None]") -> bool:
-        """A lost connection wakes all waiters, each to look for itself."""
+    async def _told(
+        self, workspace_id: str, execution_id: str, future: "asyncio.Future[bytes]"
+    ) -> bytes | None:
+        """What its runner told; a lost connection wakes all waiters, each to look for itself."""
         try:
-            await future
+            return await future
         except ConnectionError:
-            return await self._lookup.status(workspace_id, execution_id) == "running"
-        return False
+            self._expected[execution_id] = asyncio.get_running_loop().create_future()
+            still_runs = await self._lookup.status(workspace_id, execution_id) == "running"
+            return None if still_runs else b""
 
     def _reply(self, message: bytes | None) -> None:
         if message is not None:
-            future = self._expected.get(message.decode())
+            execution_id, _, told = message.partition(b"\n")
+            future = self._expected.get(execution_id.decode())
             if future is not None and not future.done():
-                future.set_result(None)
+                future.set_result(told)
             return
         for future in self._expected.values():
             if not future.done():

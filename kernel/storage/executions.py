@@ -46,10 +46,13 @@ class StoredExecution:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`facts` are record fields: output, tokens, tokens_used, cost, error."""
+    """`facts` are record fields: output, tokens_used, cost, error. `shown` is the whole execution as JSON, for
+    whoever waits; empty lets them read it. `at` is the moment, by default that of the commit."""
 
     status: Literal["completed", "failed", "cancelled", "timed_out"]
-    facts: Mapping[str, Argument]
+    facts: Mapping[str, bytes]
+    shown: bytes = b""
+    at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,7 @@ class ExecutionStore:
         ending: Ending | None = None,
     ) -> bool:
         """Journals in one step. False: the lease is not the caller's any more, nothing was written."""
+        now_ms = ending.at if ending and ending.at else now_ms
         args: list[Argument] = [
             workspace_id,
             execution_id,
@@ -104,7 +108,7 @@ class ExecutionStore:
         ]
         for node, record in nodes.items():
             args += (node, record)
-        args.append(ending.status if ending else "")
+        args += (ending.status, ending.shown) if ending else ("",)
         for name, value in ending.facts.items() if ending else ():
             args += (name, value)
         return bool(await self._store.run("execution_commit", workspace_id, *args))

@@ -18,7 +18,10 @@ FORGOTTEN_MS = 60_000
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An execution in a runner's hands. `seq` is that of its last event, `spec` JSON as it was accepted."""
+    """An execution in a runner's hands. `seq` is that of its last event, `spec` JSON as it was accepted.
+
+    awaited: a caller waits for its end.
+    """
 
     workspace_id: str
     execution_id: str
@@ -28,6 +31,8 @@ class Claim:
     started_at: int
     cancelled: bool
     has_journal: bool
+    awaited: bool
+    created_at: int
 
     @property
     def member(self) -> str:
@@ -124,5 +129,6 @@ class QueueStore:
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    ws, execution, epoch, spec, seq, started, cancelled, journal = row
-    return Claim(ws.decode(), execution.decode(), epoch, spec, seq, started, bool(cancelled), bool(journal))
+    ws, execution, epoch, spec, seq, started, cancelled, journal, awaited, created = row
+    flags = bool(cancelled), bool(journal), bool(awaited)
+    return Claim(ws.decode(), execution.decode(), epoch, spec, seq, started, *flags, created)

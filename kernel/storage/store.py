@@ -32,7 +32,9 @@ def load_scripts() -> dict[str, bytes]:
 
 def _functions(text: str) -> dict[str, str]:
     """The top-level functions of a Lua text, by name, in their order."""
-    return {found[1]: found[0] for found in re.finditer(r"^local function (\w+)\(.*?^end$", text, re.M | re.S)}
+    return {
+        found[1]: found[0] for found in re.finditer(r"^local function (\w+)\(.*?^end$", text, re.M | re.S)
+    }
 
 
 def _assemble(text: str, common: Mapping[str, str]) -> bytes:

@@ -45,7 +45,7 @@ class Shelf:
             )
         )
         (claim,) = await self.queue.claim(keys.shard_of(WS), "r", 60_000, 1)
-        ending = Ending("completed", {"output": b"1", "tokens_used": 7})
+        ending = Ending("completed", {"output": b"1", "tokens_used": b"7"})
         now = self.clock.now_ms()
         assert await self.executions.commit(
             WS, execution_id, claim.epoch, 1, now, [b'{"e":2}'], {"a": b"{}"}, ending

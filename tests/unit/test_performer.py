@@ -17,7 +17,7 @@ from kernel.errors import Problem, ProviderError
 from kernel.executions.order import Options, Spec
 from kernel.executions.performer import LOST_PROBLEM, Performer, Stop, lost_event
 from kernel.executions.placement import Here
-from kernel.executions.record import shown
+from kernel.executions.record import parse_nodes, shown
 from kernel.ids import new_id
 from kernel.models.seam import Tokens
 from kernel.nodes.contract import Call, ModelUse, Outcome
@@ -113,7 +113,7 @@ class Stage:
         stored = await self.executions.read(WS, execution_id)
         assert stored is not None
         output = orjson.loads(stored.record.get("output", b"null"))
-        return shown(execution_id, stored, output, None)
+        return shown(execution_id, stored.record, parse_nodes(stored.nodes), output)
 
     async def types(self, execution_id: str) -> list[str]:
         events = await self.executions.events(WS, execution_id, 1)

@@ -106,12 +106,12 @@ async def test_an_expected_end_wakes_its_waiter(
     (claim,) = await QueueStore(store).claim(keys.shard_of(WS), "r", 60_000, 1)
     waiting = asyncio.create_task(watch.ended(WS, execution_id, 30))
     await write(executions, claim, 1, END, end=True)
-    assert await waiting
+    assert await waiting == b""
 
 
 async def test_waiting_gives_up_in_time(executions: ExecutionStore, watch: Watch, store: Store) -> None:
     claim = await held(executions, store)
-    assert not await watch.ended(WS, claim.execution_id, 0.05)
+    assert await watch.ended(WS, claim.execution_id, 0.05) is None
 
 
 async def test_waiting_for_one_that_ended_long_ago(
@@ -119,7 +119,7 @@ async def test_waiting_for_one_that_ended_long_ago(
 ) -> None:
     claim = await held(executions, store)
     await write(executions, claim, 1, END, end=True)
-    assert await watch.ended(WS, claim.execution_id, 30)
+    assert await watch.ended(WS, claim.execution_id, 30) == b""
 
 
 async def test_a_slow_reader_is_told_so() -> None:

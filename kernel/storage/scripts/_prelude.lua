@@ -50,8 +50,9 @@ local function count_end(ws, agent, status)
   end
 end
 
--- The terminal step: everything that an end changes, in one go. `facts` are further fields of the record.
-local function finish(ws, id, status, now, facts)
+-- The terminal step: everything that an end changes, in one go. `facts` are further fields of the record; `shown` is
+-- the ended execution as callers see it, for whoever waits ('' lets them read it).
+local function finish(ws, id, status, now, facts, shown)
   local record = K.execution(ws, id)
   local was = redis.call('HMGET', record, 'agent', 'owner', 'reply_to')
   redis.call('HSET', record, 'status', status, 'phase', '', 'owner', '', 'completed_at', now, unpack(facts))
@@ -61,7 +62,7 @@ local function finish(ws, id, status, now, facts)
   redis.call('SREM', K.active(ws), id)
   if was[2] and was[2] ~= '' then redis.call('SREM', K.held(was[2]), ws .. ' ' .. id) end
   count_end(ws, was[1] or '', status)
-  if was[3] and was[3] ~= '' then redis.call('PUBLISH', C.replies(was[3]), id) end
+  if was[3] and was[3] ~= '' then redis.call('PUBLISH', C.replies(was[3]), id .. '\n' .. (shown or '')) end
 end
 
 -- Takes an execution from a runner: back to the queue, or failed when `most` runners have lost it already.
