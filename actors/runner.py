@@ -29,6 +29,8 @@ from kernel.storage.subscriptions import Subscriptions
 log = structlog.get_logger()
 
 CLAIM_MOST = 64
+BLOCK_S = 10
+"""A wait for work is asked anew after this long, so that a dead connection is noticed."""
 
 
 @dataclass(slots=True)
@@ -79,14 +81,15 @@ class Runner:
                 await asyncio.sleep(random.uniform(0.05, 0.3))
 
     async def _claim_loop(self) -> None:
-        wire = await self.store.open(f"{self.name}-wait", answer_within=None)
+        wire = await self.store.open(f"{self.name}-wait", answer_within=2 * BLOCK_S)
         try:
             shards = list(range(keys.SHARDS))
             while not self._draining:
                 await self._until_room()
                 random.shuffle(shards)
-                token = await wire.call("BLPOP", *(keys.shard_key("wake", shard) for shard in shards), 0)
-                await self._claim(keys.shard_of_key(token[0].decode()))
+                wakes = (keys.shard_key("wake", shard) for shard in shards)
+                if (token := await wire.call("BLPOP", *wakes, BLOCK_S)) is not None:
+                    await self._claim(keys.shard_of_key(token[0].decode()))
         finally:
             wire.close()
 

@@ -13,6 +13,9 @@ from kernel.storage.wire import Wire
 
 Listener = Callable[[bytes | None], None]
 
+PING_S = 10.0
+"""A connection that says nothing for two of these is given up."""
+
 
 class Subscriptions:
     """`listen` and `unlisten` are cheap; the connection opens with the first and heals by itself."""
@@ -22,6 +25,7 @@ class Subscriptions:
         self._listeners: dict[str, list[Listener]] = {}
         self._confirmed: dict[str, asyncio.Event] = {}
         self._wire: Wire | None = None
+        self._heard = True
         self._keeper: asyncio.Task[None] | None = None
 
     async def listen(self, channel: str, listener: Listener) -> None:
@@ -68,10 +72,24 @@ class Subscriptions:
             delay, self._wire = 0.02, wire
             if self._listeners:
                 wire.send("SUBSCRIBE", *self._listeners)
-            await wire.lost.wait()
+            await self._watch(wire)
             self._wire = None
 
-    def _on_push(self, message: list[Any]) -> None:
+    async def _watch(self, wire: Wire) -> None:
+        """Returns when the connection is lost, also when nobody has said so."""
+        while not wire.lost.is_set():
+            self._heard = False
+            wire.send("PING")
+            with suppress(TimeoutError):
+                await asyncio.wait_for(wire.lost.wait(), PING_S)
+            if not self._heard:
+                wire.close()
+                await wire.lost.wait()
+
+    def _on_push(self, message: list[Any] | bytes) -> None:
+        self._heard = True
+        if isinstance(message, bytes):
+            return
         kind, channel = message[0], message[1].decode()
         if kind == b"message":
             self._tell(channel, message[2])

@@ -16,7 +16,7 @@ import hiredis
 from kernel.errors import Unavailable
 
 Argument = str | bytes | int | float
-Push = Callable[[list[Any]], None]
+Push = Callable[[Any], None]
 
 ANSWER_WITHIN_S = 2.0
 CONNECT_WITHIN_S = 5.0

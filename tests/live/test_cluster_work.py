@@ -8,6 +8,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from kernel.storage.store import opened
 from tests.faults import workload
 from tests.platform import Platform, until
 
@@ -107,6 +108,20 @@ async def test_cancel_stops_the_call_in_flight(api: httpx2.AsyncClient) -> None:
     assert shown["status"] == "cancelled"
     assert time.monotonic() - began < 5
     assert (await api.post(f"/executions/{execution_id}/cancel")).status_code == 200
+
+
+async def test_the_store_syncs_every_write_and_evicts_nothing(platform: Platform) -> None:
+    async with opened(platform.store_url) as store:
+        names = ("appendonly", "appendfsync", "no-appendfsync-on-rewrite", "maxmemory-policy")
+        found = [(await store.call("CONFIG", "GET", name))[1].decode() for name in names]
+    assert found == ["yes", "always", "no", "noeviction"]
+
+
+async def test_a_foreign_request_id_is_not_reflected(platform: Platform, api: httpx2.AsyncClient) -> None:
+    hostile = await api.get("/agents", headers={"X-Request-Id": "<b>hi</b>"})
+    assert "<b>" not in str(hostile.headers)
+    kept = await api.get("/agents", headers={"X-Request-Id": "mine-1"})
+    assert kept.headers.get_list("x-request-id") == ["mine-1"]
 
 
 async def test_status_names_every_process(platform: Platform) -> None:

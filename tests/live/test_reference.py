@@ -1,11 +1,11 @@
-"""The examples of the API reference on agents and executions, word for word, through curl."""
+"""The examples of the API reference on agents and executions, word for word, over HTTP."""
 
 import json
 import re
-import subprocess
 from collections.abc import Mapping
 from typing import Any
 
+import httpx2
 import pytest
 
 from tests.platform import Platform
@@ -21,38 +21,32 @@ ORDER = {
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
 
 
-class Curl:
+class Api:
+    """Sends what the reference's examples send, and nothing more."""
+
     def __init__(self, platform: Platform, base: str = "/v1"):
         self.base = f"http://127.0.0.1:{platform.port}{base}"
         self.key = platform.connection["api_key"]
 
     def __call__(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> tuple[int, Any]:
-        command = [
-            "curl",
-            "-s",
-            "-w",
-            "\n%{http_code}",
-            "-X",
-            method,
-            "-H",
-            f"Authorization: Bearer {self.key}",
-        ]
+        answer = self.send(method, path, body)
+        return answer.status_code, answer.json() if answer.content else None
+
+    def send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> httpx2.Response:
+        headers = {"Authorization": f"Bearer {self.key}"}
         if body is not None:
-            command += ["-H", "Content-Type: application/json", "-d", json.dumps(body)]
-        out = subprocess.run(
-            [*command, self.base + path], capture_output=True, text=True, check=True, timeout=90
-        )
-        text, _, status = out.stdout.rpartition("\n")
-        return int(status), json.loads(text) if text else None
+            headers["Content-Type"] = "application/json"
+        content = None if body is None else json.dumps(body)
+        return httpx2.request(method, self.base + path, headers=headers, content=content, timeout=90)
 
 
 @pytest.fixture(params=["/v1", "/api/v1"])
-def curl(platform: Platform, request: pytest.FixtureRequest) -> Curl:
-    return Curl(platform, request.param)
+def api(platform: Platform, request: pytest.FixtureRequest) -> Api:
+    return Api(platform, request.param)
 
 
-def test_list_agents(curl: Curl) -> None:
-    status, body = curl("GET", "/agents")
+def test_list_agents(api: Api) -> None:
+    status, body = api("GET", "/agents")
     assert status == 200
     (item,) = [one for one in body["agents"] if one["name"] == "Code Review Assistant"]
     assert (
@@ -64,55 +58,43 @@ def test_list_agents(curl: Curl) -> None:
     assert item["execution_count"] >= 1
     assert 0 <= item["success_rate"] <= 1
     assert body["pagination"].items() >= {"page": 1, "limit": 20}.items()
-    status, found = curl("GET", "/agents?page=1&limit=5&status=active&search=code")
+    status, found = api("GET", "/agents?page=1&limit=5&status=active&search=code")
     assert item["id"] in [one["id"] for one in found["agents"]]
 
 
-def test_create_get_update_delete(curl: Curl) -> None:
+def test_create_get_update_delete(api: Api) -> None:
     order = {
         "name": "My New Agent",
         "description": "Agent description",
         "flow": FLOW,
         "tags": ["tag1", "tag2"],
     }
-    status, made = curl("POST", "/agents", order)
+    status, made = api("POST", "/agents", order)
     assert status == 201
-    status, shown = curl("GET", f"/agents/{made['id']}")
+    status, shown = api("GET", f"/agents/{made['id']}")
     assert status == 200
     assert shown["flow"] == FLOW
     assert shown["metadata"].items() >= {"version": "1.0.0", "tags": ["tag1", "tag2"]}.items()
     assert shown["metadata"]["author"].startswith("user_")
-    status, updated = curl(
+    status, updated = api(
         "PATCH", f"/agents/{made['id']}", {"name": "Updated Name", "flow": {"nodes": FLOW["nodes"]}}
     )
     assert (status, updated["name"], updated["flow"]["edges"]) == (200, "Updated Name", FLOW["edges"])
-    assert curl("DELETE", f"/agents/{made['id']}") == (204, None)
-    status, gone = curl("GET", f"/agents/{made['id']}")
+    assert api("DELETE", f"/agents/{made['id']}") == (204, None)
+    status, gone = api("GET", f"/agents/{made['id']}")
     assert (status, gone["error"]["code"]) == (404, "NOT_FOUND")
 
 
-def test_execute_then_get(curl: Curl) -> None:
-    status, body = curl("GET", "/agents?search=review")
+def test_execute_then_get(api: Api) -> None:
+    status, body = api("GET", "/agents?search=review")
     agent = next(one for one in body["agents"] if one["name"] == "Code Review Assistant")
-    status, started = curl("POST", f"/agents/{agent['id']}/execute", ORDER)
+    status, started = api("POST", f"/agents/{agent['id']}/execute", ORDER)
     assert (status, started["status"]) == (202, "running")
     assert started["execution_id"].startswith("exec_")
     assert TIME.fullmatch(started["created_at"])
-    events = subprocess.run(
-        [
-            "curl",
-            "-sN",
-            "-H",
-            f"Authorization: Bearer {curl.key}",
-            f"{curl.base}/executions/{started['execution_id']}/events",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    ).stdout
+    events = api.send("GET", f"/executions/{started['execution_id']}/events").text
     assert "execution.completed" in events
-    status, shown = curl("GET", f"/executions/{started['execution_id']}")
+    status, shown = api("GET", f"/executions/{started['execution_id']}")
     assert (status, shown["status"], shown["agent_id"]) == (200, "completed", agent["id"])
     assert shown["result"]["output"]
     assert shown["result"]["tokens_used"] > 0
@@ -123,19 +105,17 @@ def test_execute_then_get(curl: Curl) -> None:
     )
 
 
-def test_a_model_without_a_key_says_what_to_store(curl: Curl) -> None:
-    _, made = curl("POST", "/agents", {"name": "Keyless", "flow": FLOW})
-    status, shown = curl("POST", f"/agents/{made['id']}/execute?wait=20", ORDER)
+def test_a_model_without_a_key_says_what_to_store(api: Api) -> None:
+    _, made = api("POST", "/agents", {"name": "Keyless", "flow": FLOW})
+    status, shown = api("POST", f"/agents/{made['id']}/execute?wait=20", ORDER)
     assert (status, shown["status"]) == (200, "failed")
     assert "credential 'openai'" in shown["error"]["message"]
     assert shown["error"]["details"]["node_id"] == "llm1"
 
 
-def test_the_error_of_the_reference(curl: Curl) -> None:
+def test_the_error_of_the_reference(api: Api) -> None:
     nodes = [{"id": "llm1", "type": "llm", "config": {"model": "gpt-5", "prompt": "Review this code..."}}]
-    status, body = curl(
-        "POST", "/agents", {"name": "Wrong", "flow": {"nodes": nodes, "edges": FLOW["edges"]}}
-    )
+    status, body = api("POST", "/agents", {"name": "Wrong", "flow": {"nodes": nodes, "edges": FLOW["edges"]}})
     assert status == 422
     assert body["error"]["code"] == "VALIDATION_ERROR"
     assert body["error"]["message"] == "Invalid agent configuration"
@@ -143,7 +123,7 @@ def test_the_error_of_the_reference(curl: Curl) -> None:
     assert body["error"]["details"]["reason"] == "Model 'gpt-5' is not supported"
 
 
-def test_without_a_key(curl: Curl) -> None:
-    curl.key = "YOUR_API_KEY"
-    status, body = curl("GET", "/agents")
+def test_without_a_key(api: Api) -> None:
+    api.key = "YOUR_API_KEY"
+    status, body = api("GET", "/agents")
     assert (status, body["error"]["code"]) == (401, "AUTHENTICATION_ERROR")
