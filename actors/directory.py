@@ -4,7 +4,7 @@ Everything else in `actors/` is plain Python. What crosses the boundary are froz
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import ray
@@ -16,7 +16,7 @@ from actors.runner import RunnerHost
 from actors.supervisor import SupervisorHost
 from kernel.agents.flow import Resources
 from kernel.errors import CodexError, ProviderError, Unavailable
-from kernel.executions.placement import Done, Errand, Said
+from kernel.executions.placement import Errand, Piece
 from kernel.models.seam import ChatRequest, Finish, TextDelta
 
 NAMESPACE = "codexos"
@@ -61,31 +61,31 @@ def _start(actor: type, name: str, *args: Any) -> Any:
 
 
 class RayFleet:
-    """The runners of this cluster (`actors.supervisor.Fleet`)."""
+    """The runners of this cluster (`actors.supervisor.Fleet`). Raises Unavailable for what Ray cannot do now."""
 
     async def runners(self) -> list[str]:
-        named = await asyncio.to_thread(ray.util.list_named_actors, all_namespaces=True)
+        named = await _asked(ray.util.list_named_actors, True)
         return sorted(
             one["name"] for one in named if one["namespace"] == NAMESPACE and one["name"].startswith(RUNNER)
         )
 
     async def add(self, name: str) -> None:
-        runner = await asyncio.to_thread(_start, RunnerHost, name, name, RemoteModel(), RayPlacement(), here)
+        runner = await _asked(_start, RunnerHost, name, name, RemoteModel(), RayPlacement(), here)
         await _answer(runner.ready.remote())
 
     async def drain(self, name: str) -> None:
-        runner = await asyncio.to_thread(ray.get_actor, name, NAMESPACE)
+        runner = await _asked(ray.get_actor, name, NAMESPACE)
         await _answer(runner.drain.remote())
-        ray.kill(runner)
+        await asyncio.to_thread(ray.kill, runner)
 
     async def cpus(self) -> int:
-        resources = await asyncio.to_thread(ray.cluster_resources)
+        resources = await _asked(ray.cluster_resources)
         return max(1, int(resources.get("CPU", 1)))
 
     async def unload_idle_model(self, after_s: float) -> None:
         try:
-            worker = await asyncio.to_thread(ray.get_actor, MODEL_WORKER, NAMESPACE)
-        except ValueError:
+            worker = await _asked(ray.get_actor, MODEL_WORKER, NAMESPACE)
+        except Unavailable:
             return
         if await _answer(worker.idle_s.remote()) > after_s:
             ray.kill(worker)
@@ -110,7 +110,7 @@ class RemoteModel:
 class RayPlacement:
     """Runs nodes where the resources are that they ask for (`kernel.executions.placement.Placement`)."""
 
-    async def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Said | Done]:
+    async def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Piece]:
         worker = await asyncio.to_thread(_start_errand, resources)
         pieces: Any = worker.run.options(num_returns="streaming").remote(errand)
         try:
@@ -138,6 +138,14 @@ def _cause(error: RayError, otherwise: CodexError) -> CodexError:
     """What the far side raised, if it was one of ours."""
     cause = getattr(error, "cause", None)
     return cause if isinstance(cause, CodexError) else otherwise
+
+
+async def _asked(question: Callable[..., Any], *args: Any) -> Any:
+    """What Ray answers to a blocking call. Raises Unavailable when it cannot, or knows no such actor."""
+    try:
+        return await asyncio.to_thread(question, *args)
+    except (RayError, ValueError) as error:
+        raise Unavailable("The cluster cannot be asked") from error
 
 
 async def _answer(reference: Any) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator, Callable
 
 from configs.settings import Settings
 from kernel.assembly import Kernel
-from kernel.executions.placement import Done, Errand, Said, carry_out
+from kernel.executions.placement import Errand, Piece, carry_out
 from kernel.models.seam import ChatModel
 
 
@@ -14,7 +14,7 @@ class ErrandWorker:
     def __init__(self, model: ChatModel, place: Callable[[], str], gpus: float):
         self._model, self._place, self._gpus = model, place, gpus
 
-    async def run(self, errand: Errand) -> AsyncGenerator[Said | Done]:
+    async def run(self, errand: Errand) -> AsyncGenerator[Piece]:
         async with Kernel.opened(Settings(), local=self._model, name="errand") as kernel:
             async for piece in carry_out(errand, kernel.node_types, self._place(), self._gpus):
                 yield piece

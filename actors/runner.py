@@ -101,6 +101,8 @@ class Runner:
     async def _claim(self, shard: int) -> None:
         most = min(CLAIM_MOST, self.settings.capacity - len(self.held))
         for claim in await self.queue.claim(shard, self.name, self.settings.lease_ms, most):
+            if (earlier := self.held.get(claim.member)) is not None:
+                earlier.stop.lose()  # taken from us while we stalled, and claimed again
             stop = Stop()
             task = asyncio.create_task(self._perform(claim, stop))
             self.held[claim.member] = Held(claim, stop, task)
@@ -110,11 +112,18 @@ class Runner:
             await self.performer.perform(claim, stop)
         except Exception:  # the runner's edge: recorded here, and the work is given to another try
             log.exception("execution crashed its runner", execution_id=claim.execution_id)
-            with suppress(Unavailable):  # then the next renewal finds it
-                await self._give_back(claim.member)
+            if self._holds(claim, stop):
+                with suppress(Unavailable):  # then the next renewal finds it
+                    await self._give_back(claim.member)
         finally:
-            self.held.pop(claim.member, None)
+            if self._holds(claim, stop):
+                del self.held[claim.member]
             self._room.set()
+
+    def _holds(self, claim: Claim, stop: Stop) -> bool:
+        """Whether this very claim is the one held, and not a later one of the same execution."""
+        held = self.held.get(claim.member)
+        return held is not None and held.stop is stop
 
     async def _renew_loop(self) -> None:
         while True:
@@ -161,8 +170,7 @@ class RunnerHost:
         self, name: str, model: ChatModel, placement: Placement, place: Callable[[], str]
     ):
         settings = Settings()
-        self._opened = Kernel.opened(settings, local=model, name=name)
-        kernel = await self._opened.__aenter__()
+        self._opened, kernel = await opened_kernel(settings, local=model, name=name)
         self._runner = Runner(
             f"{name}-{uuid4().hex[:8]}",
             *(
@@ -183,6 +191,17 @@ class RunnerHost:
 
     async def load(self) -> int:
         return self._runner.load()
+
+
+async def opened_kernel(settings: Settings, **options: Any) -> tuple[Any, Kernel]:
+    """The kernel, once the store is there: Ray gives up on an actor that cannot be made. Keep the first part."""
+    while True:
+        opening = Kernel.opened(settings, **options)
+        try:
+            return opening, await opening.__aenter__()
+        except Unavailable as error:
+            log.warning("waiting for the store", error=str(error))
+            await asyncio.sleep(random.uniform(0.2, 0.6))
 
 
 def serve_or_exit(serving: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":

@@ -9,14 +9,14 @@ from typing import Protocol
 
 import structlog
 
-from actors.runner import serve_or_exit
+from actors.runner import opened_kernel, serve_or_exit
 from configs.settings import Settings
-from kernel.assembly import Kernel
 from kernel.clock import Clock
 from kernel.errors import CodexError
 from kernel.executions.archivist import Archivist
 from kernel.executions.performer import LOST_PROBLEM, lost_event
 from kernel.storage.queue import QueueStore
+from kernel.storage.wire import StoreRefused
 
 log = structlog.get_logger()
 
@@ -94,8 +94,8 @@ class Supervisor:
         while True:
             try:
                 await action()
-            except CodexError as error:
-                log.warning("supervisor's round failed", error=str(error))
+            except (CodexError, StoreRefused, OSError, ValueError) as error:
+                log.warning("supervisor's round failed", error=repr(error))
             await asyncio.sleep(seconds * random.uniform(0.9, 1.1))
 
 
@@ -111,11 +111,10 @@ class SupervisorHost:
 
     async def __init__(self, fleet: Fleet):  # type: ignore[misc]  # Ray awaits it
         settings = Settings()
-        self._opened = Kernel.opened(settings, name="supervisor")
-        kernel = await self._opened.__aenter__()
-        supervisor = Supervisor(settings, kernel.queue, fleet, kernel.archivist, kernel.clock)
-        await supervisor.size()
-        self._serving = serve_or_exit(supervisor.serve())
+        self._opened, kernel = await opened_kernel(settings, name="supervisor")
+        self._supervisor = Supervisor(settings, kernel.queue, fleet, kernel.archivist, kernel.clock)
+        self._serving = serve_or_exit(self._supervisor.serve())
 
     async def ready(self) -> None:
         """Answers once a runner takes work."""
+        await self._supervisor.size()

@@ -5,6 +5,7 @@ from typing import Any
 
 from kernel.errors import NodeError, RateLimitError
 from kernel.models.seam import ChatModel, ModelInfo, Tokens
+from kernel.nodes.contract import ModelUse
 from kernel.nodes.registry import registry
 from kernel.nodes.sandbox import Sandbox
 from kernel.outbound import Egress
@@ -45,6 +46,7 @@ class RecordedCall:
     tokens: list[str] = field(default_factory=list)
     logs: list[tuple[str, str]] = field(default_factory=list)
     worst_costs: list[float | None] = field(default_factory=list)
+    uses: list[ModelUse] = field(default_factory=list)
 
     @property
     def context(self) -> dict[str, Any]:
@@ -56,6 +58,9 @@ class RecordedCall:
 
     def log(self, level: str, message: str) -> None:
         self.logs.append((level, message))
+
+    def used(self, use: ModelUse) -> None:
+        self.uses.append(use)
 
     def output_tokens_left(self) -> int | None:
         if self.tokens_left == 0:

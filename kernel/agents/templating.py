@@ -15,6 +15,10 @@ import orjson
 
 from kernel.errors import NodeError
 
+LONGEST_TEXT = 1_000_000
+LARGEST_CONFIG = 8_000_000
+"""Characters of all filled-in texts of one config together."""
+
 ROOTS = ("input", "nodes", "execution", "secrets")
 EXECUTION_FIELDS = ("id",)
 
@@ -140,10 +144,17 @@ class Template:
         return self.text(context, secret)
 
     def text(self, context: Context, secret: Secret = no_secret) -> str:
-        """Always text, also of a lone placeholder."""
-        return "".join(
-            [part if isinstance(part, str) else as_text(part.value(context, secret)) for part in self.parts]
-        )
+        """Always text, also of a lone placeholder. Raises NodeError when it grows too long."""
+        pieces, length = [], 0
+        for part in self.parts:
+            piece = part if isinstance(part, str) else as_text(part.value(context, secret))
+            length += len(piece)
+            if length > LONGEST_TEXT:
+                raise NodeError(
+                    f"A text with its placeholders filled in is longer than {LONGEST_TEXT:,} characters"
+                )
+            pieces.append(piece)
+        return "".join(pieces)
 
 
 def _split(text: str) -> Iterator[tuple[str, str | None]]:
@@ -169,11 +180,30 @@ class _Holder:
     blank: Any
     parts: tuple[tuple[str | int, "Template | _Holder"], ...]
 
-    def render(self, context: Context, secret: Secret) -> Any:
+    def render(self, context: Context, secret: Secret, size: "_Size") -> Any:
         filled = self.blank.copy()
         for key, part in self.parts:
-            filled[key] = part.render(context, secret)
+            if isinstance(part, _Holder):
+                filled[key] = part.render(context, secret, size)
+            else:
+                filled[key] = size.with_room_for(part.render(context, secret))
         return filled
+
+
+@dataclass(slots=True)
+class _Size:
+    """Characters that a config has grown to."""
+
+    characters: int = 0
+
+    def with_room_for(self, value: Any) -> Any:
+        """The value itself. Raises NodeError when the config would grow too large."""
+        self.characters += len(value) if isinstance(value, str) else 0
+        if self.characters > LARGEST_CONFIG:
+            raise NodeError(
+                f"A config with its placeholders filled in is larger than {LARGEST_CONFIG:,} characters"
+            )
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +221,7 @@ class CompiledConfig:
         """Raises NodeError naming the path that has no value."""
         if self.holder is None:
             return self.raw
-        filled: dict[str, Any] = self.holder.render(context, secret)
+        filled: dict[str, Any] = self.holder.render(context, secret, _Size())
         return filled
 
 

@@ -51,11 +51,14 @@ class Archivist:
         found = [one for one in await asyncio.gather(*(self._read(workspace_id, id_) for id_ in ids)) if one]
         if found:
             await self.archive.write(workspace_id, found)
-            await asyncio.gather(
-                *(self.executions.delete(workspace_id, one.execution_id, archived=True) for one in found)
-            )
+            await asyncio.gather(*(self._leave(workspace_id, one.execution_id) for one in found))
             log.info("archived executions", workspace_id=workspace_id, count=len(found))
         return len(found)
+
+    async def _leave(self, workspace_id: str, execution_id: str) -> None:
+        """Takes it out of Redis; one that was deleted meanwhile must not come back from its file."""
+        if not await self.executions.delete(workspace_id, execution_id, archived=True):
+            await self.archive.hide(workspace_id, execution_id)
 
     async def _read(self, workspace_id: str, execution_id: str) -> ArchivedExecution | None:
         stored = await self.executions.read(workspace_id, execution_id)

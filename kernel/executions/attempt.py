@@ -13,14 +13,14 @@ from pydantic import BaseModel
 from kernel.agents.flow import Default, Goto, Retry
 from kernel.agents.graph import CompiledNode
 from kernel.clock import Clock, rfc3339
-from kernel.errors import CodexError, InternalError, Unavailable
+from kernel.errors import CodexError, InternalError, NodeError, Unavailable
 from kernel.executions.budget import Budget
 from kernel.executions.cpu import Metered
 from kernel.executions.events import NodeCompleted, NodeFailed, NodeLog, NodeRetry, NodeStarted, NodeToken
 from kernel.executions.journal import Journal
-from kernel.executions.placement import Done, Errand, Placement
+from kernel.executions.placement import Done, Errand, Placement, Used
 from kernel.executions.record import INLINE_OUTPUT, LogLine, NodeRecord, NodeStatus, Use
-from kernel.nodes.contract import NodeType, Outcome
+from kernel.nodes.contract import ModelUse, NodeType, Outcome
 
 log = structlog.get_logger()
 
@@ -68,6 +68,7 @@ class NodeRun:
     placed_on: str = ""
     started_at: int = 0
     logs: list[LogLine] = field(default_factory=list)
+    uses: list[Use] = field(default_factory=list)
 
     @property
     def execution_id(self) -> str:
@@ -97,6 +98,19 @@ class NodeRun:
             data = {"level": level, "message": message[:2000]}
             self.around.journal.note(NodeLog(timestamp=self._now(), node_id=self.node.id, data=data))
 
+    def used(self, use: ModelUse) -> None:
+        tokens = use.tokens
+        self.uses.append(
+            Use(
+                model=use.model,
+                input=tokens.input,
+                output=tokens.output,
+                cached=tokens.cached,
+                cost=use.cost,
+            )
+        )
+        self.around.budget.spend(tokens.output, use.cost or 0.0)
+
     def output_tokens_left(self) -> int | None:
         return self.around.budget.hold_tokens(self.node.id, len(self.around.running))
 
@@ -111,7 +125,8 @@ class NodeRun:
             tries += 1
             self._start()
             try:
-                return await self._completed(await self._attempt())
+                outcome = await self._attempt()
+                return self._completed(outcome, await self._kept(outcome.output))
             except CodexError as error:
                 if not error.can_retry or tries >= retry.max_attempts:
                     return await self._failed(error)
@@ -127,9 +142,7 @@ class NodeRun:
         self.attempt += 1
         data = {"attempt": self.attempt, "type": self.node.type.name}
         event = NodeStarted(timestamp=self._now(), node_id=self.node.id, data=data)
-        self.logs.append(
-            LogLine(at=self.around.clock.now_ms(), level="info", message=f"Starting {self._label()}")
-        )
+        self._line("info", f"Starting {self._label()}")
         self.around.journal.note(event, self._record("running"))
 
     async def _attempt(self) -> Outcome:
@@ -145,6 +158,7 @@ class NodeRun:
             raise InternalError from error
         finally:
             self.cpu_seconds += metered.seconds
+            self.around.budget.release(self.node.id)
 
     async def _elsewhere(self, config: BaseModel) -> Outcome:
         """Runs on a cluster node that has what the node asks for."""
@@ -159,50 +173,39 @@ class NodeRun:
             node_id=self.node_id,
             attempt=self.attempt,
             idempotency_key=self.idempotency_key,
-            tokens_left=budget.tokens_left,
-            cost_left=budget.cost_left,
+            tokens_left=budget.share_tokens(self.node.id, len(self.around.running)),
+            cost_left=budget.share_cost(self.node.id, len(self.around.running)),
         )
         async with aclosing(self.around.placement.run(errand, resources)) as pieces:
             async for piece in pieces:
                 if isinstance(piece, Done):
-                    self.placed_on = piece.place
-                    self.cpu_seconds += piece.cpu_seconds
-                    self.gpu_seconds += piece.gpu_seconds
-                    return piece.outcome
-                self.log(piece.level, piece.text) if piece.level else self.token(piece.text)
+                    return self._done(piece)
+                if isinstance(piece, Used):
+                    self.used(piece.use)
+                else:
+                    self.log(piece.level, piece.text) if piece.level else self.token(piece.text)
         raise Unavailable("The place where the node ran is lost")
 
-    async def _completed(self, outcome: Outcome) -> NodeEnd:
-        uses = tuple(
-            Use(
-                model=use.model,
-                input=use.tokens.input,
-                output=use.tokens.output,
-                cached=use.tokens.cached,
-                cost=use.cost,
-            )
-            for use in outcome.uses
-        )
-        spent = sum(use.output for use in uses)
-        self.around.budget.settle(self.node.id, spent, sum(use.cost or 0.0 for use in uses))
-        self.logs.append(
-            LogLine(at=self.around.clock.now_ms(), level="info", message=f"Completed {self._label()}")
-        )
-        record = self._record(
-            "completed", branch=outcome.branch, uses=uses, **await self._kept(outcome.output)
-        )
+    def _done(self, done: Done) -> Outcome:
+        self.placed_on = done.place
+        self.cpu_seconds += done.cpu_seconds
+        self.gpu_seconds += done.gpu_seconds
+        return done.outcome
+
+    def _completed(self, outcome: Outcome, kept: Mapping[str, Any]) -> NodeEnd:
+        self._line("info", f"Completed {self._label()}")
+        record = self._record("completed", branch=outcome.branch, **kept)
         self._note_completed(record)
         return NodeEnd(self.node.id, record, outcome.output)
 
     async def _failed(self, error: CodexError) -> NodeEnd:
         """Applies `on_error`: the failure ends here, goes to another node, or is the execution's."""
-        self.around.budget.settle(self.node.id, 0, 0.0)
         handling = self.node.on_error
         handled = (
             "default" if isinstance(handling, Default) else "goto" if isinstance(handling, Goto) else None
         )
         shown = error.body() | {"details": {**error.details, "node_id": self.node.id}}
-        self.logs.append(LogLine(at=self.around.clock.now_ms(), level="error", message=str(error)))
+        self._line("error", str(error))
         event = NodeFailed(
             timestamp=self._now(),
             node_id=self.node.id,
@@ -235,12 +238,12 @@ class NodeRun:
 
     def _note_retry(self, error: CodexError, wait_ms: int) -> None:
         message = f"Attempt {self.attempt} failed, next in {wait_ms} ms: {error}"
-        self.logs.append(LogLine(at=self.around.clock.now_ms(), level="warning", message=message))
+        self._line("warning", message)
         data = {"attempt": self.attempt, "wait_ms": wait_ms, "error": error.body()}
         self.around.journal.note(NodeRetry(timestamp=self._now(), node_id=self.node.id, data=data))
 
     async def _kept(self, output: Any) -> dict[str, Any]:
-        text = orjson.dumps(output, default=str)
+        text = stored_form(output)
         if len(text) <= INLINE_OUTPUT:
             return {"output": output, "output_bytes": len(text)}
         return {"output_ref": await self.around.keep(self.node.id, text), "output_bytes": len(text)}
@@ -253,14 +256,26 @@ class NodeRun:
             started_at=self.started_at,
             duration_ms=None if running else self.around.clock.now_ms() - self.started_at,
             logs=tuple(self.logs),
+            uses=tuple(self.uses),
             placed_on=self.placed_on or self.around.placed_on,
             cpu_seconds=self.cpu_seconds,
             gpu_seconds=self.gpu_seconds,
             **more,
         )
 
+    def _line(self, level: str, message: str) -> None:
+        self.logs.append(LogLine(at=self.around.clock.now_ms(), level=level, message=message))
+
     def _label(self) -> str:
         return f"{self.node.type.name} node" + (f", attempt {self.attempt}" if self.attempt > 1 else "")
 
     def _now(self) -> str:
         return rfc3339(self.around.clock.now_ms())
+
+
+def stored_form(output: Any) -> bytes:
+    """An output as JSON. Raises NodeError for what JSON cannot hold, or not so deep."""
+    try:
+        return orjson.dumps(output, default=str)
+    except (TypeError, ValueError, RecursionError):
+        raise NodeError("The output cannot be stored: it is no JSON, or nested too deep") from None

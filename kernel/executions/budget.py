@@ -17,20 +17,34 @@ class Budget:
     _tokens_held: dict[str, int] = field(default_factory=dict)
     _cost_held: dict[str, float] = field(default_factory=dict)
 
-    def hold_tokens(self, node_id: str, sharers: int) -> int | None:
-        """Sets aside this call's share of what is left. Raises RateLimitError when nothing is."""
+    def share_tokens(self, node_id: str, sharers: int) -> int | None:
+        """Sets aside this call's share of the tokens that are left, which may be none."""
         if self.max_tokens is None:
             return None
         held = sum(tokens for node, tokens in self._tokens_held.items() if node != node_id)
-        left = self.max_tokens - self.tokens_spent - held
-        if left < 1:
+        left = max(0, self.max_tokens - self.tokens_spent - held)
+        waiting = max(1, sharers - len(self._tokens_held.keys() - {node_id}))
+        self._tokens_held[node_id] = share = -(-left // waiting)
+        return share
+
+    def hold_tokens(self, node_id: str, sharers: int) -> int | None:
+        """The same. Raises RateLimitError when nothing is left."""
+        share = self.share_tokens(node_id, sharers)
+        if share is not None and share < 1:
             raise RateLimitError(
                 f"The execution has used its {self.max_tokens} output tokens",
                 {"limit": "tokens", "max": self.max_tokens},
                 retryable=False,
             )
-        share = max(1, left // max(1, sharers))
-        self._tokens_held[node_id] = share
+        return share
+
+    def share_cost(self, node_id: str, sharers: int) -> float | None:
+        """Sets aside this call's share of the USD that are left."""
+        if self.max_cost is None:
+            return None
+        held = sum(cost for node, cost in self._cost_held.items() if node != node_id)
+        waiting = max(1, sharers - len(self._cost_held.keys() - {node_id}))
+        self._cost_held[node_id] = share = max(0.0, self.max_cost - self.cost_spent - held) / waiting
         return share
 
     def hold_cost(self, node_id: str, worst: float | None) -> None:
@@ -46,26 +60,15 @@ class Budget:
             )
         self._cost_held[node_id] = worst
 
-    @property
-    def cost_left(self) -> float | None:
-        return (
-            None if self.max_cost is None else self.max_cost - self.cost_spent - sum(self._cost_held.values())
-        )
-
-    @property
-    def tokens_left(self) -> int | None:
-        return (
-            None
-            if self.max_tokens is None
-            else self.max_tokens - self.tokens_spent - sum(self._tokens_held.values())
-        )
-
-    def settle(self, node_id: str, output_tokens: int, cost: float) -> None:
-        """A call ended and used this much."""
-        self._tokens_held.pop(node_id, None)
-        self._cost_held.pop(node_id, None)
+    def spend(self, output_tokens: int, cost: float) -> None:
+        """A call was billed."""
         self.tokens_spent += output_tokens
         self.cost_spent += cost
+
+    def release(self, node_id: str) -> None:
+        """An attempt has ended: what it set aside and did not spend is free again."""
+        self._tokens_held.pop(node_id, None)
+        self._cost_held.pop(node_id, None)
 
     def _over(self, reason: str) -> RateLimitError:
         return RateLimitError(

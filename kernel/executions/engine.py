@@ -40,7 +40,7 @@ class Engine:
         self._ready = deque(
             node_id for node_id in graph.nodes if node_id in self._live and not self._open[node_id]
         )
-        self._attempts: dict[str, int] = {}
+        self._begun: dict[str, NodeRecord] = {}
         self._active: dict[str, NodeRun] = {}
         self.records: dict[str, NodeRecord] = {}
 
@@ -48,18 +48,18 @@ class Engine:
         """Takes over what an earlier runner, or the execution that this one retries, has finished."""
         for node_id, record in journal.items():
             if record.status == "running":
-                self._attempts[node_id] = record.attempt
+                self._begun[node_id] = record
             elif record.output_ref:
                 self._values[node_id] = {"output": orjson.loads(await fetch(record.output_ref))}
         done = {node_id: record for node_id, record in journal.items() if record.status != "running"}
         self.records.update(done)
+        for use in (use for record in journal.values() if not record.reused for use in record.uses):
+            self._around.budget.spend(use.output, use.cost or 0.0)
         for node_id in self._graph.nodes:
             if node_id in done:
                 record = done[node_id]
                 value = self._values.get(node_id, {}).get("output", record.output)
                 self._settle(NodeEnd(node_id, record, value))
-                for use in record.uses if not record.reused else ():
-                    self._around.budget.settle(node_id, use.output, use.cost or 0.0)
         self._ready = deque(node_id for node_id in self._ready if node_id not in done)
 
     async def run(self) -> Any:
@@ -72,7 +72,6 @@ class Engine:
                 else:
                     ended = await self._together(tasks)
                 for end in ended:
-                    self.records[end.node_id] = end.record
                     if end.error is not None:
                         raise NodeFailed(end.node_id, end.error)
                     self._settle(end)
@@ -83,6 +82,7 @@ class Engine:
         return self._output()
 
     async def _together(self, tasks: dict[asyncio.Task[NodeEnd], str]) -> list[NodeEnd]:
+        self._around.running.update(self._ready)
         while self._ready:
             node_id = self._ready.popleft()
             tasks[asyncio.create_task(self._node(node_id))] = node_id
@@ -92,10 +92,12 @@ class Engine:
         return [task.result() for task in done]
 
     async def _node(self, node_id: str) -> NodeEnd:
-        run = NodeRun(self._graph.nodes[node_id], self._around, attempt=self._attempts.get(node_id, 0))
+        before = self._begun.pop(node_id, NodeRecord(status="running"))
+        run = NodeRun(self._graph.nodes[node_id], self._around, before.attempt, uses=list(before.uses))
         self._around.running.add(node_id)
         self._active[node_id] = run
         end = await run.run()
+        self.records[node_id] = end.record
         self._around.running.discard(node_id)
         del self._active[node_id]
         return end
@@ -119,9 +121,13 @@ class Engine:
 
     def interrupt(self, status: Literal["cancelled", "timed_out"]) -> None:
         """Writes down that the nodes still active were stopped."""
-        for node_id, run in self._active.items():
-            self.records[node_id] = run.stopped(status)
-            self._around.journal.set(node_id, self.records[node_id])
+        stopped = {node_id: run.stopped(status) for node_id, run in self._active.items()}
+        left = {
+            node_id: record.model_copy(update={"status": status}) for node_id, record in self._begun.items()
+        }
+        for node_id, record in (stopped | left).items():
+            self.records[node_id] = record
+            self._around.journal.set(node_id, record)
 
     def _skip(self, node_id: str) -> NodeRecord:
         record = NodeRecord(status="skipped")

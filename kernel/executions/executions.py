@@ -178,10 +178,10 @@ class Executions:
     async def delete(self, workspace_id: str, execution_id: str) -> None:
         """Raises NotFound, Conflict while it runs."""
         await self.status(workspace_id, execution_id)
-        if not await self.store.delete(workspace_id, execution_id):
-            archived = await self.archive.find(workspace_id, execution_id)
-            if archived is not None:
-                await self.archive.erase(workspace_id, archived)
+        if await self.store.delete(workspace_id, execution_id):
+            await self.archive.hide(workspace_id, execution_id)
+        elif (archived := await self.archive.find(workspace_id, execution_id)) is not None:
+            await self.archive.erase(workspace_id, archived)
         await self.objects.delete_folder(f"executions/{workspace_id}/{execution_id}")
 
     async def _create(
@@ -204,23 +204,27 @@ class Executions:
         )
         if wait:
             await self.watch.expect(execution_id)
-        await self.store.create(
-            Creation(
-                workspace_id=who.workspace_id,
-                execution_id=execution_id,
-                agent_id=spec.agent_id or "",
-                expected_version=expected,
-                spec=text,
-                priority=spec.options.priority,
-                now_ms=now,
-                first_event=started.encode(),
-                slots=self.plans[who.plan].concurrent,
-                reply_to=self.watch.address if wait else "",
-                idempotency_record=idempotency_record,
-                labels=tuple(f"{name}={value}" for name, value in spec.options.labels.items()),
-                journal=journal,
+        try:
+            await self.store.create(
+                Creation(
+                    workspace_id=who.workspace_id,
+                    execution_id=execution_id,
+                    agent_id=spec.agent_id or "",
+                    expected_version=expected,
+                    spec=text,
+                    priority=spec.options.priority,
+                    now_ms=now,
+                    first_event=started.encode(),
+                    slots=self.plans[who.plan].concurrent,
+                    reply_to=self.watch.address if wait else "",
+                    idempotency_record=idempotency_record,
+                    labels=tuple(f"{name}={value}" for name, value in spec.options.labels.items()),
+                    journal=journal,
+                )
             )
-        )
+        except BaseException:
+            self.watch.forget(execution_id)
+            raise
         return Started(execution_id, now)
 
     async def _agent(self, workspace_id: str, agent_id: str) -> CurrentAgent:
@@ -270,13 +274,13 @@ class Executions:
         """The completed nodes' records for the new execution's journal, large outputs copied."""
         kept: dict[str, bytes] = {}
         for node_id, record in parse_nodes(stored.nodes).items():
-            if record.status != "completed":
+            if record.status != "completed" and record.goto is None:
                 continue
             update: dict[str, Any] = {"reused": True}
             if record.output_ref:
                 data = await self.objects.get(record.output_ref)
                 update["output_ref"] = await self.objects.put(
-                    f"executions/{workspace_id}/{new}/{node_id}", data
+                    f"executions/{workspace_id}/{new}/0/{node_id}", data
                 )
             kept[node_id] = record.model_copy(update=update).encode()
         return kept

@@ -107,7 +107,13 @@ class Journal:
         events, self._events = self._events, []
         nodes, self._nodes = self._nodes, {}
         ending, self._ending = self._ending, None
-        if await self._put(events, nodes, ending):
+        try:
+            written = await self._put(events, nodes, ending)
+        except BaseException:
+            self._events[:0], self._nodes = events, nodes | self._nodes
+            self._ending = ending
+            raise
+        if written:
             self._seq += len(events)
         else:
             self.abandon()

@@ -3,10 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from kernel.errors import ValidationError
 from kernel.ids import is_id
 from kernel.paging import Page, PageQuery
 from kernel.storage.archive import Archive, Span
 from kernel.storage.executions import ExecutionStore, StoredEvent, StoredExecution
+
+
+DEEPEST = 10_000
+"""How far page numbers reach into a list that is partly in Parquet; cursors have no such bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,13 @@ class Lookup:
         if not segments:
             return page
         total = page.total + await self.archive.count(workspace_id, filters, Span(low, high))
+        if query.offset >= total:
+            return Page([], total, None, False)
         if page.more and not any(segment.last > (page.last_id or "") for segment in segments):
             return Page(page.items, total, page.last_id, True)
         reach = query.offset + query.limit
+        if reach > DEEPEST:
+            raise ValidationError.at("page", f"Pages go to item {DEEPEST} here: go on with next_cursor")
         live = await self.live.page(workspace_id, filters, lower, upper, PageQuery(1, reach, query.before))
         archived = await self.archive.rows(
             workspace_id, filters, Span(low, high, query.before or ""), reach + 1

@@ -4,6 +4,7 @@ The end is written once, by whoever holds the lease: completed, failed, cancelle
 """
 
 import asyncio
+import random
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -15,8 +16,8 @@ import structlog
 from kernel.agents.flow import Flow
 from kernel.agents.graph import Graph, compile
 from kernel.clock import Clock, rfc3339
-from kernel.errors import CodexError, InternalError
-from kernel.executions.attempt import Surroundings
+from kernel.errors import CodexError, InternalError, Unavailable
+from kernel.executions.attempt import Surroundings, stored_form
 from kernel.executions.budget import Budget
 from kernel.executions.engine import Engine, NodeFailed
 from kernel.executions.events import (
@@ -38,6 +39,9 @@ from kernel.storage.queue import Claim
 log = structlog.get_logger()
 
 GRAPHS_KEPT = 1000
+AGAIN_S = 0.3
+LARGEST_TOLD = 256 * 1024
+"""Bytes of an ended execution that are handed to whoever waits; more is to be read."""
 
 
 class AgentVersions(Protocol):
@@ -65,14 +69,13 @@ class Performer:
         spec = Spec.model_validate_json(claim.spec)
         journal = Journal(self.executions, claim, self.clock, self.coalesce_ms, stop.lose)
         try:
-            if claim.cancelled:
-                await journal.end(ExecutionCancelled(timestamp=self._now()), Ending("cancelled", {}))
-                return
             try:
-                engine = await self._engine(claim, spec, journal)
+                engine = await self._engine(claim, spec, journal, stop)
             except CodexError as error:
                 await journal.end(*self._told(claim, {}, *self._failure(error, {})))
                 return
+            if claim.cancelled:
+                stop.cancel()
             await self._walk(claim, spec, journal, engine, stop)
         except Fenced:
             log.info("execution moved to another runner", execution_id=claim.execution_id, epoch=claim.epoch)
@@ -96,10 +99,23 @@ class Performer:
             end = self._failure(failed.error, _totals(engine), failed.node_id)
             await journal.end(*self._told(claim, engine.records, *end))
         else:
-            end = await self._completion(claim, engine, output)
+            try:
+                end = await self._completion(claim, engine, output)
+            except CodexError as error:
+                end = self._failure(error, _totals(engine))
             await journal.end(*self._told(claim, engine.records, *end))
 
-    async def _engine(self, claim: Claim, spec: Spec, journal: Journal) -> Engine:
+    async def _engine(self, claim: Claim, spec: Spec, journal: Journal, stop: "Stop") -> Engine:
+        """Waits for a store that is away: that is no fault of the execution."""
+        while True:
+            try:
+                return await self._made(claim, spec, journal)
+            except Unavailable:
+                if stop.reason == "lost":
+                    raise Fenced from None
+                await asyncio.sleep(AGAIN_S * random.uniform(0.5, 1.5))
+
+    async def _made(self, claim: Claim, spec: Spec, journal: Journal) -> Engine:
         values: dict[str, Any] = {}
         around = Surroundings(
             execution_id=claim.execution_id,
@@ -132,7 +148,7 @@ class Performer:
 
     async def _completion(self, claim: Claim, engine: Engine, output: Any) -> tuple[Event, Ending]:
         facts = _totals(engine)
-        text = orjson.dumps(output, default=str)
+        text = stored_form(output)
         shown: dict[str, Any] = {"output": output}
         if len(text) > INLINE_OUTPUT:
             facts["output_ref"] = (await self.objects.put(_path(claim, "exit"), text)).encode()
@@ -159,8 +175,8 @@ class Performer:
         fields |= {"spec": claim.spec, "status": ending.status.encode()}
         fields |= {"error": ending.facts["error"]} if "error" in ending.facts else {}
         output = orjson.loads(ending.facts["output"]) if "output" in ending.facts else None
-        view = shown(claim.execution_id, fields, nodes, output)
-        return event, replace(ending, shown=orjson.dumps(view), at=now)
+        view = orjson.dumps(shown(claim.execution_id, fields, nodes, output))
+        return event, replace(ending, shown=view if len(view) <= LARGEST_TOLD else b"", at=now)
 
     def _failure(
         self, error: CodexError, facts: dict[str, bytes], node_id: str | None = None
@@ -228,7 +244,8 @@ def _totals(engine: Engine) -> dict[str, bytes]:
 
 
 def _path(claim: Claim, name: str) -> str:
-    return f"executions/{claim.workspace_id}/{claim.execution_id}/{name}"
+    """With the epoch: what a stalled runner still writes must not replace what its successor wrote."""
+    return f"executions/{claim.workspace_id}/{claim.execution_id}/{claim.epoch}/{name}"
 
 
 LOST = InternalError(

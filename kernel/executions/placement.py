@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from kernel.agents.flow import Resources
 from kernel.errors import RateLimitError
-from kernel.nodes.contract import NodeType, Outcome
+from kernel.nodes.contract import ModelUse, NodeType, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +38,13 @@ class Said:
 
 
 @dataclass(frozen=True, slots=True)
+class Used:
+    """A model call that the node made and that is billed."""
+
+    use: ModelUse
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     """The last thing that comes back. `place` is the id of the cluster node."""
 
@@ -47,9 +54,12 @@ class Done:
     gpu_seconds: float
 
 
+Piece = Said | Used | Done
+
+
 class Placement(Protocol):
-    def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Said | Done]:
-        """Says what the node says, then `Done`. Closing it stops the node.
+    def run(self, errand: Errand, resources: Resources) -> "AsyncGenerator[Piece]":
+        """What the node says and uses, then `Done`. Closing it stops the node.
 
         Raises what the node raises, Unavailable when its place is lost.
         """
@@ -59,7 +69,7 @@ class Placement(Protocol):
 class ErrandCall:
     """The `Call` of a node that runs away from its runner; what it says is gathered by `say`."""
 
-    def __init__(self, errand: Errand, say: Callable[[Said], None]):
+    def __init__(self, errand: Errand, say: Callable[[Said | Used], None]):
         self._errand, self._say = errand, say
         self.execution_id, self.node_id = errand.execution_id, errand.node_id
         self.attempt, self.idempotency_key = errand.attempt, errand.idempotency_key
@@ -70,6 +80,9 @@ class ErrandCall:
 
     def log(self, level: str, message: str) -> None:
         self._say(Said(message, level))
+
+    def used(self, use: ModelUse) -> None:
+        self._say(Used(use))
 
     def output_tokens_left(self) -> int | None:
         left = self._errand.tokens_left
@@ -87,9 +100,9 @@ class ErrandCall:
 
 async def carry_out(
     errand: Errand, node_types: Mapping[str, NodeType], place: str, gpus: float
-) -> AsyncGenerator[Said | Done]:
+) -> AsyncGenerator[Piece]:
     """Runs an errand in this process, which is `place` and has `gpus` of its own."""
-    said: asyncio.Queue[Said | None] = asyncio.Queue()
+    said: asyncio.Queue[Said | Used | None] = asyncio.Queue()
     began, cpu = time.monotonic(), time.process_time()
     node_type = node_types[errand.type]
     config = node_type.config.model_validate(errand.config)
@@ -111,6 +124,6 @@ class Here:
     node_types: Mapping[str, NodeType]
     place: str
 
-    async def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Said | Done]:
+    async def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Piece]:
         async for piece in carry_out(errand, self.node_types, self.place, resources.num_gpus or 0.0):
             yield piece

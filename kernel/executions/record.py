@@ -149,6 +149,8 @@ def shown(
     if spec.get("retry_of"):
         view["retry_of"] = spec["retry_of"]
     ordered = sorted(nodes.items(), key=lambda pair: (pair[1].started_at or 0, pair[0]))
+    if status != "running":
+        ordered = [(node_id, _over(node)) for node_id, node in ordered]
     return view | {
         "input": spec["input"],
         "labels": spec["options"]["labels"],
@@ -169,6 +171,11 @@ def shown_row(row: Mapping[str, str]) -> dict[str, Any]:
         "cost": float(row["cost"]) if row.get("cost") else None,
         "labels": labels,
     }
+
+
+def _over(node: NodeRecord) -> NodeRecord:
+    """A node that was cut off with its execution: whoever ended that had not its record at hand."""
+    return node.model_copy(update={"status": "cancelled"}) if node.status == "running" else node
 
 
 def _result(status: str, output: Any, totals: Totals) -> dict[str, Any]:

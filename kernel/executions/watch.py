@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 
-from kernel.errors import CodexError
+from kernel.errors import CodexError, Unavailable
 from kernel.executions.events import is_terminal, with_seq
 from kernel.executions.lookup import Lookup
 from kernel.storage import keys
@@ -49,6 +49,9 @@ class Feed:
             self._gap = True
         elif not self._overflown:
             first, *bodies = message.split(b"\n")
+            if bodies == [b""] or (not self._events and len(bodies) > MOST_EVENTS):
+                self._gap = True  # too much for a message: it is to be read
+                bodies = []
             self._events += (StoredEvent(seq, body) for seq, body in enumerate(bodies, int(first)))
             self._bytes += len(message)
             self._overflown = len(self._events) > MOST_EVENTS or self._bytes > MOST_BYTES
@@ -78,11 +81,10 @@ class Watch:
 
     async def expect(self, execution_id: str) -> None:
         """To be called before the execution is created, so that its end cannot be missed."""
-        if self._listening is None:
+        if self._listening is None or (self._listening.done() and self._listening.exception() is not None):
             channel = keys.channel("replies", id=self.address)
             self._listening = asyncio.create_task(self._subscriptions.listen(channel, self._reply))
-        if not self._listening.done() or self._listening.exception():
-            await asyncio.shield(self._listening)
+        await asyncio.shield(self._listening)
         self._expected[execution_id] = asyncio.get_running_loop().create_future()
 
     def forget(self, execution_id: str) -> None:
@@ -101,7 +103,7 @@ class Watch:
                 async for _ in self.follow(workspace_id, execution_id, 0):
                     pass
                 return b""
-        except TimeoutError:
+        except (TimeoutError, Unavailable):
             return None
         finally:
             self.forget(execution_id)
@@ -154,7 +156,10 @@ class Watch:
             return await future
         except ConnectionError:
             self._expected[execution_id] = asyncio.get_running_loop().create_future()
-            still_runs = await self._lookup.status(workspace_id, execution_id) == "running"
+            try:
+                still_runs = await self._lookup.status(workspace_id, execution_id) == "running"
+            except Unavailable:
+                return None
             return None if still_runs else b""
 
     def _reply(self, message: bytes | None) -> None:

@@ -23,7 +23,6 @@ class Outcome:
 
     output: Any
     branch: str | None = None
-    uses: tuple[ModelUse, ...] = ()
 
 
 class Call(Protocol):
@@ -56,6 +55,10 @@ class Call(Protocol):
 
     def log(self, level: str, message: str) -> None:
         """Adds a line to the execution's log."""
+        ...
+
+    def used(self, use: ModelUse) -> None:
+        """A model call was billed, whatever becomes of the attempt."""
         ...
 
     def output_tokens_left(self) -> int | None:

@@ -92,8 +92,8 @@ class LlmNode:
         request = _request(name, config, call)
         call.admit_cost(self._models.cost(config.model, _worst_case(request)))
         answer = await _collect(model.stream(request), call)
-        use = ModelUse(config.model, answer.tokens, self._models.cost(config.model, answer.tokens))
-        return Outcome(await self._output(config, answer), uses=(use,))
+        call.used(ModelUse(config.model, answer.tokens, self._models.cost(config.model, answer.tokens)))
+        return Outcome(await self._output(config, answer))
 
     async def _output(self, config: LlmConfig, answer: "_Answer") -> Any:
         if config.response_schema is None:

@@ -90,6 +90,11 @@ class Archive:
                 *(self._store.call("HINCRBY", counts, name, -1) for name in _counted(record))
             )
 
+    async def hide(self, workspace_id: str, execution_id: str) -> None:
+        """Hides a copy that may be here of an execution deleted before it was counted as archived."""
+        if any(one.first <= execution_id <= one.last for one in await self.segments(workspace_id)):
+            await self._store.call("SADD", keys.key("erased", workspace_id), execution_id)
+
     async def segments(self, workspace_id: str) -> list[Segment]:
         """Newest first."""
         names = await self._store.call("ZREVRANGE", keys.key("archive", workspace_id), 0, -1)
@@ -110,7 +115,8 @@ class Archive:
             one.decode() for one in await self._store.call("SMEMBERS", keys.key("erased", workspace_id))
         }
         found: dict[str, dict[str, str]] = {}
-        for segment in await self.segments(workspace_id):
+        by_last = sorted(await self.segments(workspace_id), key=lambda one: one.last, reverse=True)
+        for segment in by_last:
             if (
                 most is not None
                 and len(found) >= most

@@ -4,18 +4,22 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from kernel.errors import NotFound
+from kernel.errors import NotFound, Unavailable
 
 
 class ObjectStore:
-    """Paths are made by this program only, never by a caller: `<workspace>/<execution>/<name>`."""
+    """Paths are made by this program only, never by a caller."""
 
     def __init__(self, root: Path | str):
         self._root = root
         self._opened: tuple[Any, str] | None = None
 
     async def put(self, path: str, data: bytes) -> str:
-        await asyncio.to_thread(self._put, path, data)
+        """Raises Unavailable when it cannot be written, on a full disk for one."""
+        try:
+            await asyncio.to_thread(self._put, path, data)
+        except OSError as error:
+            raise Unavailable("A large value cannot be stored", {"reason": "objects"}) from error
         return path
 
     async def get(self, path: str) -> bytes:

@@ -106,14 +106,21 @@ class Store:
         delay = 0.02
         while True:
             try:
-                self._wire = await self.open(self.name)
-                await asyncio.gather(
-                    *(self._wire.call("SCRIPT", "LOAD", text) for text in self._scripts.values())
-                )
+                self._wire = await self._prepared()
                 return self._wire
             except Unavailable:
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(delay * 2, 0.5)
+
+    async def _prepared(self) -> Wire:
+        """A connection to a server that knows our scripts."""
+        wire = await self.open(self.name)
+        try:
+            await asyncio.gather(*(wire.call("SCRIPT", "LOAD", text) for text in self._scripts.values()))
+        except BaseException:
+            wire.close()
+            raise
+        return wire
 
     async def open(
         self, name: str, on_push: Push | None = None, answer_within: float | None = ANSWER_WITHIN_S

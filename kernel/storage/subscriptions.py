@@ -9,7 +9,7 @@ from typing import Any
 
 from kernel.errors import Unavailable
 from kernel.storage.store import Store
-from kernel.storage.wire import Wire
+from kernel.storage.wire import StoreRefused, Wire
 
 Listener = Callable[[bytes | None], None]
 
@@ -44,6 +44,9 @@ class Subscriptions:
         except TimeoutError:
             self.unlisten(channel, listener)
             raise Unavailable("The store cannot be reached", {"reason": "store_down"}) from None
+        except asyncio.CancelledError:
+            self.unlisten(channel, listener)
+            raise
 
     def unlisten(self, channel: str, listener: Listener) -> None:
         listeners = self._listeners.get(channel, [])
@@ -65,15 +68,18 @@ class Subscriptions:
         while True:
             try:
                 wire = await self._store.open(f"{self._store.name}-sub", self._on_push, answer_within=None)
-            except Unavailable:
+            except (Unavailable, StoreRefused):
                 await asyncio.sleep(delay * random.uniform(0.5, 1.5))
                 delay = min(delay * 2, 0.5)
                 continue
-            delay, self._wire = 0.02, wire
+            self._wire = wire
             if self._listeners:
                 wire.send("SUBSCRIBE", *self._listeners)
+            opened = asyncio.get_running_loop().time()
             await self._watch(wire)
             self._wire = None
+            delay = 0.02 if asyncio.get_running_loop().time() - opened > 1 else min(delay * 2, 0.5)
+            await asyncio.sleep(delay)
 
     async def _watch(self, wire: Wire) -> None:
         """Returns when the connection is lost, also when nobody has said so."""
@@ -88,7 +94,9 @@ class Subscriptions:
 
     def _on_push(self, message: list[Any] | bytes) -> None:
         self._heard = True
-        if isinstance(message, bytes):
+        if not isinstance(
+            message, list
+        ):  # an answer to PING, or the refusal of a server that is still loading
             return
         kind, channel = message[0], message[1].decode()
         if kind == b"message":

@@ -41,6 +41,8 @@ def refusal(text: str) -> Exception:
         "MISCONF",
         "CLUSTERDOWN",
         "TRYAGAIN",
+        "NOSCRIPT",
+        "NOSCRIPT",
         "NOREPLICAS",
     }:
         return Unavailable("The store is starting or cannot write", {"reason": word.lower()}, 1.0)
@@ -117,6 +119,8 @@ class Wire(asyncio.Protocol):
             return
         if isinstance(answer, hiredis.ReplyError):
             future.set_exception(refusal(str(answer)))
+            if str(answer).startswith("NOSCRIPT"):
+                self.close()  # the server has lost our scripts: a new connection brings them
         else:
             future.set_result(answer)
 

@@ -11,7 +11,7 @@ from kernel.executions.lookup import Lookup
 from kernel.ids import first_id_at
 from kernel.paging import PageQuery
 from kernel.storage import keys
-from kernel.storage.archive import Archive
+from kernel.storage.archive import Archive, ArchivedExecution
 from kernel.storage.executions import Creation, Ending, ExecutionStore
 from kernel.storage.objects import ObjectStore
 from kernel.storage.queue import QueueStore
@@ -137,3 +137,38 @@ async def test_many_make_files_of_bounded_size(store: Store, clock: ManualClock,
     await shelf.archivist.round()
     assert len(await shelf.archive.segments(WS)) == 3
     assert await shelf.ids() == (list(reversed(ids)), 8)
+
+
+async def test_overlapping_files_hide_nothing(shelf: Shelf) -> None:
+    """One that ran long ends in a file that begins before and ends after another's."""
+    long_one = await shelf.ended(1)
+    await shelf.store.call("ZREM", keys.shard_key("ended", keys.shard_of(WS)), f"{WS} {long_one}")
+    middle = [await shelf.ended(number) for number in range(2, 5)]
+    shelf.clock.advance(2 * HOUR_MS)
+    await shelf.archivist.round()
+    last = await shelf.ended(9)
+    await shelf.store.call("ZADD", keys.shard_key("ended", keys.shard_of(WS)), 1, f"{WS} {long_one}")
+    shelf.clock.advance(2 * HOUR_MS)
+    await shelf.archivist.round()
+    assert len(await shelf.archive.segments(WS)) == 2
+    assert (await shelf.ids(PageQuery(1, 2)))[0] == [last, middle[2]]
+    assert (await shelf.ids(PageQuery(1, 10, before=middle[1])))[0] == [middle[0], long_one]
+
+
+async def test_deleted_while_it_is_being_moved_stays_deleted(shelf: Shelf) -> None:
+    execution_id = await shelf.ended(1)
+    stored = await shelf.executions.read(WS, execution_id)
+    assert stored is not None
+    await shelf.archive.write(WS, [ArchivedExecution(execution_id, stored, [])])
+    assert await shelf.executions.delete(WS, execution_id)
+    await shelf.archive.hide(WS, execution_id)
+    assert await shelf.lookup.stored(WS, execution_id) is None
+    assert await shelf.ids() == ([], 0)
+
+
+async def test_far_past_the_end_is_empty_and_reads_nothing(shelf: Shelf) -> None:
+    await shelf.ended(1)
+    shelf.clock.advance(2 * HOUR_MS)
+    await shelf.archivist.round()
+    await shelf.ended(2)
+    assert await shelf.ids(PageQuery(100_000_000, 100)) == ([], 2)

@@ -90,7 +90,7 @@ async def test_streams_and_bills(node: LlmNode, recorder: Recorder) -> None:
     outcome = await node.run(config(script=script("Well, hi there"), system="Be {{ input.word }}"), call)
     assert outcome.output == "Well, hi there" == "".join(call.tokens)
     assert len(call.tokens) > 1
-    assert outcome.uses == (ModelUse("scripted", Tokens(10, 5), 15e-6),)
+    assert call.uses == [ModelUse("scripted", Tokens(10, 5), 15e-6)]
     (request,) = recorder.requests
     assert [(m.role, m.content) for m in request.messages] == [("system", "Be hi"), ("user", "Say hi")]
     assert request.idempotency_key == "key"
@@ -140,8 +140,8 @@ async def test_the_worst_case_covers_what_is_used(node: LlmNode) -> None:
     outcome = await node.run(config(max_tokens=50), call)
     (worst,) = call.worst_costs
     assert worst is not None
-    assert outcome.uses[0].cost is not None
-    assert worst >= outcome.uses[0].cost
+    assert call.uses[0].cost is not None
+    assert worst >= call.uses[0].cost
 
 
 async def test_an_answer_cut_short_is_logged(node: LlmNode) -> None:

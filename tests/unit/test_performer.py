@@ -343,7 +343,8 @@ def spend(tokens: int, cost: float | None) -> Callable[[Call, Config], Awaitable
         left = call.output_tokens_left()
         call.admit_cost(cost)
         used = tokens if left is None else min(tokens, left)
-        return Outcome(used, uses=(ModelUse("m", Tokens(1, used), cost),))
+        call.used(ModelUse("m", Tokens(1, used), cost))
+        return Outcome(used)
 
     return act
 
@@ -431,3 +432,126 @@ async def test_limits_go_along_with_a_node_elsewhere(stage: Stage) -> None:
     assert [node["tokens"] for node in shown["nodes"] if node["status"] == "completed"] == [11, 6]
     assert shown["error"]["details"]["limit"] == "tokens"
     assert shown["error"]["details"]["node_id"] == "c"
+
+
+async def test_nodes_side_by_side_share_what_is_left(stage: Stage) -> None:
+    both = asyncio.Barrier(2)
+
+    async def careful(call: Call, config: Config) -> Outcome:
+        left = call.output_tokens_left()
+        await both.wait()
+        assert left is not None
+        call.used(ModelUse("m", Tokens(0, left), 0.0))
+        return Outcome(left)
+
+    stage.scene.acts = {"b": careful, "c": careful}
+    shown = await stage.run(DIAMOND, max_tokens=11)
+    assert shown["status"] == "completed"
+    assert shown["result"]["tokens_used"] == 11
+
+
+async def test_nodes_elsewhere_share_it_too(stage: Stage) -> None:
+    both = asyncio.Barrier(2)
+
+    async def greedy(call: Call, config: Config) -> Outcome:
+        left = call.output_tokens_left()
+        await both.wait()
+        assert left is not None
+        call.used(ModelUse("m", Tokens(0, left), 0.0))
+        return Outcome(left)
+
+    stage.scene.acts = {"b": greedy, "c": greedy}
+    far = {"resources": {"num_cpus": 1}}
+    value = flow(("entry", "a"), ("a", "b"), ("a", "c"), ("b", "d"), ("c", "d"), nodes={"b": far, "c": far})
+    shown = await stage.run(value, max_tokens=11)
+    assert (shown["status"], shown["result"]["tokens_used"]) == ("completed", 11)
+
+
+async def test_what_failed_attempts_used_is_billed_once_each(stage: Stage) -> None:
+    async def misfit(call: Call, config: Config) -> Outcome:
+        call.used(ModelUse("m", Tokens(1, 4), 0.5))
+        if call.attempt < 3:
+            raise ProviderError("does not fit", None, None, True)
+        return Outcome("fits")
+
+    stage.scene.acts = {"a": misfit}
+    retry = {"a": {"retry": {"max_attempts": 5, "backoff_ms": 0}}}
+    shown = await stage.run(flow(("entry", "a"), nodes=retry), max_cost=10.0)
+    assert shown["result"] == {"output": "fits", "tokens_used": 15, "cost": 1.5}
+
+
+async def test_a_failure_that_was_paid_for_is_told_with_its_cost(stage: Stage) -> None:
+    async def misfit(call: Call, config: Config) -> Outcome:
+        call.used(ModelUse("m", Tokens(1, 4), 0.5))
+        raise ProviderError("does not fit")
+
+    stage.scene.acts = {"a": misfit}
+    shown = await stage.run(flow(("entry", "a")))
+    assert (shown["status"], shown["result"]["cost"], shown["nodes"][0]["cost"]) == ("failed", 0.5, 0.5)
+
+
+async def test_an_output_that_cannot_be_stored_fails_its_node_once(stage: Stage) -> None:
+    async def deep(call: Call, config: Config) -> Outcome:
+        value: Any = []
+        for _ in range(2000):
+            value = [value]
+        return Outcome(value)
+
+    stage.scene.acts = {"a": deep}
+    shown = await stage.run(flow(("entry", "a")))
+    assert (shown["status"], shown["error"]["code"]) == ("failed", "NODE_ERROR")
+    assert stage.scene.calls == ["a"]
+
+
+async def test_cancelled_before_the_takeover_leaves_no_node_running(stage: Stage) -> None:
+    begun = asyncio.Event()
+
+    async def hang(call: Call, config: Config) -> Outcome:
+        call.used(ModelUse("m", Tokens(1, 4), 0.5))
+        call.log("info", "here")
+        begun.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    stage.scene.acts = {"b": hang}
+    execution_id = await stage.accept(flow(("entry", "a"), ("a", "b")))
+    stop = Stop()
+    first = asyncio.create_task(stage.performer.perform(await stage.claim(), stop))
+    await begun.wait()
+    while (await stage.show(execution_id))["nodes"][-1]["id"] != "b":
+        await asyncio.sleep(0)
+    assert await stage.executions.cancel(WS, execution_id, 9, b"{}") == "cancelling"
+    await stage.lose()
+    stop.lose()
+    await first
+    await stage.performer.perform(await stage.claim("r2"), Stop())
+    shown = await stage.show(execution_id)
+    assert (shown["status"], [node["status"] for node in shown["nodes"]]) == (
+        "cancelled",
+        ["completed", "cancelled"],
+    )
+    assert stage.scene.calls == ["a", "b"]
+
+
+async def test_a_stalled_runner_cannot_replace_a_large_result(stage: Stage) -> None:
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    async def large(call: Call, config: Config) -> Outcome:
+        if not reached.is_set():
+            reached.set()
+            await go_on.wait()
+            return Outcome("old" * 50_000)
+        return Outcome("new" * 50_000)
+
+    stage.scene.acts = {"a": large}
+    execution_id = await stage.accept(flow(("entry", "a")))
+    late = asyncio.create_task(stage.performer.perform(await stage.claim(), Stop()))
+    await reached.wait()
+    await stage.lose()
+    await stage.performer.perform(await stage.claim("r2"), Stop())
+    go_on.set()
+    await late
+    stored = await stage.executions.read(WS, execution_id)
+    assert stored is not None
+    data = await stage.objects.get(stored.record["output_ref"].decode())
+    assert orjson.loads(data) == "new" * 50_000

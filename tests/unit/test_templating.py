@@ -188,3 +188,12 @@ def test_any_text_parses_or_is_refused_with_a_reason(text: str) -> None:
 @given(st.text())
 def test_a_value_of_any_text_comes_through_unchanged(value: str) -> None:
     assert Template.parse("<{{ input }}>").render({"input": value}) == f"<{value}>"
+
+
+def test_what_placeholders_multiply_is_bounded() -> None:
+    large = {"input": {"x": "y" * 600_000}, "nodes": {}, "execution": {"id": "e"}}
+    with pytest.raises(NodeError, match="longer than"):
+        Template.parse("{{ input.x }} and {{ input.x }}").render(large)
+    config = compile_config({"many": ["a {{ input.x }}"] * 20})
+    with pytest.raises(NodeError, match="larger than"):
+        config.render(large)

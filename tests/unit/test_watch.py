@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from kernel.errors import Unavailable
 from kernel.executions.lookup import Lookup
 from kernel.executions.watch import MOST_EVENTS, Feed, SlowReader, Watch
 from kernel.ids import new_id
@@ -124,9 +125,29 @@ async def test_waiting_for_one_that_ended_long_ago(
 
 async def test_a_slow_reader_is_told_so() -> None:
     feed = Feed()
-    feed.push(b"1\n" + b"\n".join([b"{}"] * (MOST_EVENTS + 1)))
+    for seq in range(1, MOST_EVENTS + 2):
+        feed.push(b"%d\n{}" % seq)
     with pytest.raises(SlowReader):
         await feed.next()
+
+
+@pytest.mark.parametrize("message", [b"1\n", b"1\n" + b"\n".join([b"{}"] * (MOST_EVENTS + 1)), None])
+async def test_too_much_for_one_message_is_read_from_the_stream(message: bytes | None) -> None:
+    feed = Feed()
+    feed.push(message)
+    assert await feed.next() is None
+
+
+async def test_a_first_listen_that_failed_is_tried_again(
+    executions: ExecutionStore, watch: Watch, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(channel: str, listener: object) -> None:
+        raise Unavailable("The store cannot be reached")
+
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(watch._subscriptions, "listen", away)
+        await watch.expect("exec_1")
+    await watch.expect("exec_1")
 
 
 async def test_archived_executions_are_followed_too(

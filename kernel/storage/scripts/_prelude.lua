@@ -10,9 +10,11 @@ local function append(ws, id, seq, event)
   redis.call('XADD', K.events(ws, id), seq .. '-1', 'e', event)
 end
 
--- Tells those who watch: first seq, then the events, a line each.
+-- Tells those who watch: first seq, then the events, a line each; nothing after it when that would be too much.
 local function announce(ws, id, first, events)
-  redis.call('PUBLISH', C.stream(ws, id), first .. '\n' .. table.concat(events, '\n'))
+  local lines = table.concat(events, '\n')
+  if #lines > 262144 then lines = '' end
+  redis.call('PUBLISH', C.stream(ws, id), first .. '\n' .. lines)
 end
 
 -- Queues an execution: `priority` 0 high, 1 normal, 2 low, -1 before all (taken back from a lost runner).
