@@ -80,8 +80,10 @@ def _frontend(folder: Path, hosts: list[str]) -> str:
         "    http-request wait-for-body time 10s if { method POST PUT PATCH DELETE }\n"
         "    http-request set-header X-Forwarded-For %[src]\n"
         "    http-request del-header Forwarded\n"
+        "    http-request del-header Sec-WebSocket-Extensions\n"  # no compression: what it unpacks to has no bound
         "    http-request set-header X-Request-Id %[unique-id] if !{ req.hdr(X-Request-Id) -m found }\n"
         "    http-response set-header X-Request-Id %[res.hdr(X-Request-Id,1)]\n"  # Serve adds the caller's raw one
+        "    http-after-response set-header X-Content-Type-Options nosniff\n"
         "    http-after-response set-status 503 if { status 502 504 }\n"
     )
 

@@ -1,5 +1,6 @@
 """The one place that wires the kernel's parts together."""
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ from kernel.access.access import Access
 from kernel.access.secret import read_pepper
 from kernel.agents.catalog import Agents
 from kernel.agents.flow import Flow
-from kernel.agents.graph import check
+from kernel.agents.graph import check, config_bytes
 from kernel.clock import Clock, SystemClock
 from kernel.errors import Problem
 from kernel.executions.archivist import Archivist
@@ -41,6 +42,9 @@ from kernel.storage.room import Room
 from kernel.storage.store import Store, opened
 from kernel.storage.subscriptions import Subscriptions
 from kernel.storage.tickets import Tickets
+
+LARGE_CONFIG = 16_384
+"""Bytes of a flow's configs that are checked in the event loop at most: some 50 ms at worst."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,10 +168,13 @@ def _models(
     return Catalog(egress, settings.credentials, engines, settings.scripted_model, clock)
 
 
-def _check_flow(
+async def _check_flow(
     node_types: Mapping[str, NodeType],
     models: Catalog,
     flow: Flow,
     input_schema: Mapping[str, Any] | None = None,
 ) -> list[Problem]:
+    """In a thread when it will take long: regular expressions, templates and schemas are compiled."""
+    if config_bytes(flow) > LARGE_CONFIG:
+        return await asyncio.to_thread(check, flow, node_types, models, input_schema)
     return check(flow, node_types, models, input_schema)

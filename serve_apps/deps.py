@@ -64,8 +64,12 @@ def needs(*scopes: str) -> Any:
     return Security(caller, scopes=list(scopes))
 
 
+def is_whole(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) < 10
+
+
 def _whole(text: object) -> object:
-    if isinstance(text, str) and not (text.isascii() and text.isdigit() and len(text) < 10):
+    if isinstance(text, str) and not is_whole(text):
         raise PydanticCustomError("int_parsing", "Must be a whole number")
     return text
 
@@ -84,9 +88,15 @@ class Paging:
         return PageQuery.of(self.page, self.limit, self.cursor, prefix)
 
 
+PageNumber = Annotated[
+    int, Field(ge=1, le=100_000_000), Whole, Query(description="Page number, 1-based.")
+]
+Limit = Annotated[int, Field(ge=1, le=100), Whole, Query(description="Items of a page.")]
+
+
 async def paging(
-    page: Annotated[int, Field(ge=1, le=100_000_000), Whole, Query(description="Page number, 1-based.")] = 1,
-    limit: Annotated[int, Field(ge=1, le=100), Whole, Query(description="Items of a page.")] = 20,
+    page: PageNumber = 1,
+    limit: Limit = 20,
     cursor: Annotated[
         str | None,
         Query(
@@ -97,7 +107,13 @@ async def paging(
     return Paging(page, limit, cursor)
 
 
+async def numbering(page: PageNumber = 1, limit: Limit = 20) -> PageQuery:
+    """For lists that have no cursors."""
+    return PageQuery(page, limit)
+
+
 paged = Depends(paging)
+numbered = Depends(numbering)
 
 
 AgentId = Annotated[str, Path(description="An agent's id.", examples=["agent_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -14,6 +15,7 @@ from starlette.routing import Route
 from starlette.types import Scope
 
 from kernel.errors import (
+    MAX_PROBLEMS,
     AuthenticationError,
     CodexError,
     InternalError,
@@ -62,9 +64,9 @@ def understood(scope: Scope, error: Exception) -> CodexError:
         case CodexError() if error.status != 500:
             return error
         case RequestValidationError():
-            return ValidationError.of("Invalid request", list(_problems(error.errors(), error.body)))
+            return _invalid(error.errors(), error.body)
         case WebSocketRequestValidationError():
-            return ValidationError.of("Invalid request", list(_problems(error.errors(), None)))
+            return _invalid(error.errors(), None)
         case HTTPException(status_code=404):
             return NotFound("No such route")
         case HTTPException(status_code=405):
@@ -92,6 +94,10 @@ def allowed(scope: Scope) -> list[str]:
     exact = [route for route in matching if route.path == scope["path"]]
     found = {method for route in exact or matching for method in route.methods or ()}
     return sorted(found | {"HEAD"} if "GET" in found else found)
+
+
+def _invalid(errors: Sequence[Mapping[str, Any]], body: Any) -> ValidationError:
+    return ValidationError.of("Invalid request", list(islice(_problems(errors, body), MAX_PROBLEMS)))
 
 
 def _problems(errors: Sequence[Mapping[str, Any]], body: Any) -> Iterable[Problem]:

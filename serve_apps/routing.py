@@ -10,15 +10,17 @@ from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
 
+from kernel.access.principal import Principal
 from kernel.errors import Problem, ValidationError
 from kernel.storage.idempotency import Answer
 from serve_apps import body
-from serve_apps.deps import authorize, caller
+from serve_apps.deps import authorize, caller, is_whole
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 KEPT_HEADERS = ("content-type", "location", "etag", "cache-control")
 MAX_KEY = 255
+MAX_FIELDS = 100
 WRITES = frozenset({"POST", "PATCH", "PUT"})
 
 
@@ -31,10 +33,17 @@ class Route(APIRoute):
                 return part.own_oauth_scopes or []
         return None
 
+    @property
+    def _largest_body(self) -> int | None:
+        """Bytes, where the shape of the body names a lower limit than the settings."""
+        shape = self.body_field.field_info.annotation if self.body_field else None
+        return getattr(shape, "max_body", None)
+
     def get_route_handler(self) -> Handler:
         handle, scopes = super().get_route_handler(), self.scopes
         known = frozenset(p.alias for part in _tree(self.dependant) for p in part.query_params)
         writes, takes_body = bool(WRITES.intersection(self.methods or ())), self.body_field is not None
+        most = self._largest_body
 
         async def strict(request: Request) -> Response:
             if scopes is not None:
@@ -42,7 +51,7 @@ class Route(APIRoute):
             if request.scope["query_string"]:
                 check_query(request.scope["query_string"], known)
             if writes:
-                await load_body(request, takes_body)
+                await load_body(request, takes_body, most)
                 if request.method == "POST" and "idempotency-key" in request.headers:
                     return await once(request, handle)
             return await handle(request)
@@ -70,16 +79,19 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
         raise ValidationError.of("Invalid query", problems)
 
 
-async def load_body(request: Request, wanted: bool) -> None:
+async def load_body(request: Request, wanted: bool, most: int | None) -> None:
     """Reads and parses the body once; FastAPI finds both in the request."""
-    raw = await body.read(request, request.app.state.settings.api.max_body_mb * 1_000_000)
+    limit: int = request.app.state.settings.api.max_body_mb * 1_000_000
+    raw = await body.read(request, limit if most is None else min(limit, most))
     request._body = raw
     if not wanted and not raw:
         return
     body.check_headers(request.headers)
-    value = body.parse(raw) if raw else None
+    value = await body.parsed(raw) if raw else None
     if not isinstance(value, dict):
         raise ValidationError.at("body", "Must be a JSON object")
+    if len(value) > MAX_FIELDS:
+        raise ValidationError.at("body", f"Must have at most {MAX_FIELDS} fields, not {len(value)}")
     if value and not wanted:
         raise ValidationError.of("Invalid request", [Problem(name[:64], "Unknown field") for name in value])
     request._json = value
@@ -88,9 +100,9 @@ async def load_body(request: Request, wanted: bool) -> None:
 async def once(request: Request, handle: Handler) -> Response:
     """Does the work of a POST unless the same request was answered before."""
     memory, token = request.app.state.kernel.idempotency, request.scope["token"]
-    workspace = request.scope["principal"].workspace_id
+    who: Principal = request.scope["principal"]
     claim = await memory.begin(
-        workspace, _key(request), await fingerprint(request), _takes_ms(request), token
+        who.workspace_id, _name(request, who), await fingerprint(request), _takes_ms(request), token
     )
     if isinstance(claim, Answer):
         return Response(claim.body, claim.status, claim.headers | {"idempotent-replayed": "true"})
@@ -121,6 +133,11 @@ async def fingerprint(request: Request) -> str:
     return hashed.hexdigest()
 
 
+def _name(request: Request, who: Principal) -> str:
+    """A limited key has names of its own: what others were answered is beyond its limits."""
+    return f"{who.key_id}\n{_key(request)}" if who.limited else _key(request)
+
+
 def _key(request: Request) -> str:
     keys = request.headers.getlist("idempotency-key")
     if (
@@ -134,4 +151,4 @@ def _key(request: Request) -> str:
 
 def _takes_ms(request: Request) -> int:
     wait = request.query_params.get("wait", "0")
-    return min(int(wait), 60) * 1000 if wait.isascii() and wait.isdigit() else 0
+    return min(int(wait), 60) * 1000 if is_whole(wait) else 0

@@ -101,8 +101,9 @@ class VersionItem(BaseModel):
     author: str
 
 
-class AgentVersionPage(PageShape):
+class AgentVersionPage(BaseModel):
     versions: list[VersionItem]
+    pagination: Pagination
 
 
 class Defect(BaseModel):

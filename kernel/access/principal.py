@@ -19,6 +19,10 @@ class Principal:
     agents: frozenset[str] | None = None
     collections: frozenset[str] | None = None
 
+    @property
+    def limited(self) -> bool:
+        return self.agents is not None or self.collections is not None
+
     def may(self, scope: str) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
 
@@ -31,6 +35,11 @@ class Principal:
         """Raises NotFound: to a limited key, the other agents do not exist."""
         if self.agents is not None and agent_id not in self.agents:
             raise NotFound("Agent not found")
+
+    def require_unlimited(self) -> None:
+        """Raises AuthorizationError for a key that is limited to some of what its workspace has."""
+        if self.limited:
+            raise AuthorizationError("This key is limited to its own workspace")
 
     def require_all_agents(self) -> None:
         """Raises AuthorizationError for a key that is limited to some agents."""

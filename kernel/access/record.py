@@ -4,9 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     WithJsonSchema,
     field_validator,
@@ -16,13 +14,10 @@ from kernel.access.scopes import Scope
 from kernel.access.secret import shown_prefix
 from kernel.clock import epoch_ms, rfc3339
 from kernel.ids import Prefix, is_id
+from kernel.shape import Shape
 from kernel.text import Name, refuse_null
 
 MAX_IDS = 100
-
-
-class Body(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 def _moment(value: object) -> object:
@@ -56,7 +51,7 @@ Moment = Annotated[
 ]
 
 
-class KeyCreate(Body):
+class KeyCreate(Shape):
     """`agents` and `collections` limit the key to those; without `workspace_id` it is of the caller's own."""
 
     name: Name
@@ -67,7 +62,7 @@ class KeyCreate(Body):
     collections: CollectionIds = None
 
 
-class KeyPatch(Body):
+class KeyPatch(Shape):
     name: Name | None = None
     scopes: Scopes | None = None
     expires_at: Moment = None
@@ -77,12 +72,12 @@ class KeyPatch(Body):
     _not_null = field_validator("name", "scopes", mode="before")(refuse_null)
 
 
-class WorkspaceCreate(Body):
+class WorkspaceCreate(Shape):
     name: Name
     plan: str = Field("free", max_length=64)
 
 
-class ApiKey(Body):
+class ApiKey(Shape):
     """What is stored of a key beside its hash. Times in ms."""
 
     id: str
@@ -113,7 +108,7 @@ class ApiKey(Body):
         }
 
 
-class Workspace(Body):
+class Workspace(Shape):
     """Created at in ms."""
 
     id: str

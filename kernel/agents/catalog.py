@@ -4,13 +4,14 @@ Every change of what an agent is makes a version, which never changes: a new flo
 else a patch. Changes are made against what was read; who comes second reads again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
 
 from kernel.agents.flow import Flow
-from kernel.agents.input_schema import input_schema_problems
+from kernel.agents.json_schema import json_schema_problems
 from kernel.agents.record import (
     FIRST_VERSION,
     AgentCreate,
@@ -34,7 +35,7 @@ from kernel.paging import Page, PageQuery
 from kernel.storage.agents import AgentStore, Draft, Move, Place
 from kernel.storage.store import Store
 
-Validate = Callable[[Flow, Mapping[str, Any] | None], list[Problem]]
+Validate = Callable[[Flow, Mapping[str, Any] | None], Awaitable[list[Problem]]]
 
 INVALID = "Invalid agent configuration"
 LARGEST_BYTES = 8_000_000
@@ -57,7 +58,7 @@ class Agents:
     ) -> AgentRecord:
         """agent_id: what an earlier, lost try had made. Raises ValidationError, PayloadTooLarge."""
         content = Content.of(order)
-        self._check(content)
+        await self._check(content)
         name, now = agent_id or new_id("agent"), self._clock.now_ms()
         document = Document(**dict(content), version=FIRST_VERSION, author=author, made_at=now, born_at=now)
         draft = _draft(name, document, None, now)
@@ -87,7 +88,7 @@ class Agents:
             if content == was.content:
                 document, status = was, patch.status or record.status
             else:
-                document = self._next(was, content, author)
+                document = await self._next(was, content, author)
                 status = patch.status or _cured(record.status)
             if document is was and status == record.status:
                 return record
@@ -105,7 +106,7 @@ class Agents:
                 raise ValidationError.at("version", f"The agent has no version {version}")
             update = {"flow": earlier.flow, "input_schema": earlier.input_schema}
             content = record.document.content.model_copy(update=update)
-            document = self._next(record.document, content, author, always_minor=True)
+            document = await self._next(record.document, content, author, always_minor=True)
             if changed := await self._store_change(ws, record, document, _cured(record.status)):
                 return changed
 
@@ -115,13 +116,13 @@ class Agents:
             if await self._store.delete(ws, agent_id, record.mark, _places(record.document)):
                 return
 
-    def validate(self, body: Any) -> Sequence[Problem]:
+    async def validate(self, body: Any) -> Sequence[Problem]:
         """Everything wrong with a body for `create`; nothing is stored."""
         problems = schema_problems(AgentCreate, body)
         unread = {problem.field.split(".")[0] for problem in problems} & {"flow", "input_schema"}
         if unread or not isinstance(body, dict):
             return problems
-        return [*problems, *self._meaning(Flow.model_validate(body["flow"]), body.get("input_schema"))]
+        return [*problems, *await self._meaning(Flow.model_validate(body["flow"]), body.get("input_schema"))]
 
     async def versions(self, ws: str, agent_id: str, query: PageQuery) -> Page[dict[str, Any]]:
         """`{version, created_at, author}`, newest first, by page number."""
@@ -162,9 +163,9 @@ class Agents:
         stored = await self._store.version(ws, agent_id, version)
         return None if stored is None else Document.model_construct(**orjson.loads(stored))
 
-    def _next(self, was: Document, content: Content, author: str, always_minor: bool = False) -> Document:
+    async def _next(self, was: Document, content: Content, author: str, always_minor: bool = False) -> Document:
         """The version that follows. Raises ValidationError."""
-        self._check(content)
+        await self._check(content)
         part: VersionPart = "minor" if always_minor or content.flow != was.flow else "patch"
         return Document(
             **dict(content),
@@ -185,13 +186,16 @@ class Agents:
             return None
         return record.after(document, status, draft.item)
 
-    def _check(self, content: Content) -> None:
-        if problems := self._meaning(Flow.model_validate(content.flow), content.input_schema):
+    async def _check(self, content: Content) -> None:
+        if problems := await self._meaning(Flow.model_validate(content.flow), content.input_schema):
             raise ValidationError.of(INVALID, problems)
 
-    def _meaning(self, flow: Flow, schema: dict[str, Any] | None) -> Sequence[Problem]:
-        wrong = input_schema_problems(schema) if schema is not None else []
-        return self._validate(flow, None if wrong else schema) + wrong
+    async def _meaning(self, flow: Flow, schema: dict[str, Any] | None) -> Sequence[Problem]:
+        """The schema is looked at in a thread: a large one takes long."""
+        wrong: list[Problem] = []
+        if schema is not None:
+            wrong = await asyncio.to_thread(json_schema_problems, schema, "input_schema")
+        return await self._validate(flow, None if wrong else schema) + wrong
 
 
 def _draft(agent_id: str, document: Document, was: Document | None, now_ms: int) -> Draft:

@@ -2,7 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from kernel.shape import Shape, at_most
 
 ENTRY, EXIT = "entry", "exit"
 MAX_NODES = 1000
@@ -13,8 +15,8 @@ MAX_CONFIG_BYTES = 2**20
 NodeId = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_-]{0,63}$")]
 
 
-class Part(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+class Part(Shape):
+    """Anything that is written in a flow or around it."""
 
 
 class Resources(Part):
@@ -24,7 +26,7 @@ class Resources(Part):
     num_gpus: float | None = Field(None, ge=0, le=64)
     memory_mb: int | None = Field(None, ge=1)
     accelerator_type: str | None = Field(None, max_length=64)
-    labels: dict[str, str] | None = None
+    labels: Annotated[dict[str, str] | None, at_most(50)] = None
 
 
 class Default(Part):
@@ -57,6 +59,10 @@ class Edge(Part):
     when: str | None = Field(None, max_length=64)
 
 
+Nodes = Annotated[list[Node], at_most(MAX_NODES, "A flow has at most {longest} nodes, not {count}")]
+Edges = Annotated[list[Edge], at_most(MAX_EDGES, "A flow has at most {longest} edges, not {count}")]
+
+
 class Flow(Part):
-    nodes: list[Node]
-    edges: list[Edge] = Field(default_factory=list)
+    nodes: Nodes
+    edges: Edges = Field(default_factory=list)

@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import AfterValidator, Field, field_validator
 
-from kernel.agents.flow import Edge, Flow, Node, Part
+from kernel.agents.flow import Edges, Flow, Nodes, Part
 from kernel.clock import rfc3339
 from kernel.storage.agents import Draft, Mark, Stats, StoredAgent, StoredItem
 from kernel.text import Name, clean_name, clean_text, refuse_null
@@ -43,8 +43,8 @@ class AgentCreate(Part):
 class FlowPatch(Part):
     """Nodes or edges or both; the part that is absent stays."""
 
-    nodes: list[Node] | None = None
-    edges: list[Edge] | None = None
+    nodes: Nodes | None = None
+    edges: Edges | None = None
 
     _not_null = field_validator("nodes", "edges", mode="before")(refuse_null)
 
@@ -165,14 +165,19 @@ class AgentRecord:
 
     @property
     def etag(self) -> str:
-        """With its quotes. It changes with what people change and with the status, not with executions."""
-        return f'"{self.document.version}-{self.revision}-{self.status}"'
+        """With its quotes: what people change and the status, then what executions change."""
+        return f'{self._state}-{".".join(map(str, astuple(self.listed.stats)))}"'
+
+    @property
+    def _state(self) -> str:
+        return f'"{self.document.version}-{self.revision}-{self.status}'
 
     def matches(self, if_match: str | None) -> bool:
-        """Whether an `If-Match` header lets a change through."""
+        """Whether an `If-Match` header lets a change through; executions since do not stand in its way."""
         if if_match is None or if_match.strip() == "*":
             return True
-        return self.etag in [tag.strip() for tag in if_match.split(",")]
+        tags = [tag.strip() for tag in if_match.split(",")]
+        return self._state in [tag.rpartition("-")[0] for tag in tags if tag.endswith('"')]
 
     def after(self, document: Document, status: str, item: bytes) -> "AgentRecord":
         """What it is once that is stored."""

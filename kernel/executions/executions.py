@@ -1,7 +1,7 @@
 """Executions as callers see them: order, look, wait, follow, cancel, retry, delete."""
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -41,7 +41,7 @@ class Executions:
     watch: Watch
     clock: Clock
     plans: Mapping[str, Plan]
-    check_flow: Callable[[Flow], Sequence[Problem]]
+    check_flow: Callable[[Flow], Awaitable[Sequence[Problem]]]
     sandbox: Sandbox
     room: Room
     known: "OrderedDict[tuple[str, str], CurrentAgent]"
@@ -79,7 +79,7 @@ class Executions:
         self, who: Principal, flow: Flow, order: Order, *, wait: bool = False, idempotency_record: str = ""
     ) -> Started:
         """The same for a flow that is not stored, checked like a stored one."""
-        if problems := self.check_flow(flow):
+        if problems := await self.check_flow(flow):
             raise ValidationError.of("Invalid flow", problems)
         spec = Spec(
             agent_id=None,
@@ -107,6 +107,8 @@ class Executions:
         if start == "failed" and status == "completed":
             raise Conflict("Nothing failed: retry from the start", {"status": status})
         old = Spec.model_validate_json(stored.record["spec"])
+        if old.agent_id is None:
+            who.require("agents:write")
         spec = old.model_copy(update={"created_by": who.key_id, "retry_of": execution_id})
         new = new_id("exec")
         journal = await self._reusable(who.workspace_id, stored, new) if start == "failed" else {}
@@ -215,7 +217,7 @@ class Executions:
                     priority=spec.options.priority,
                     now_ms=now,
                     first_event=started.encode(),
-                    slots=self.plans[who.plan].concurrent,
+                    slots=self._plan(who).concurrent,
                     reply_to=self.watch.address if wait else "",
                     idempotency_record=idempotency_record,
                     labels=tuple(f"{name}={value}" for name, value in spec.options.labels.items()),
@@ -226,6 +228,13 @@ class Executions:
             self.watch.forget(execution_id)
             raise
         return Started(execution_id, now)
+
+    def _plan(self, who: Principal) -> Plan:
+        if who.plan not in self.plans:
+            raise Conflict(
+                f"The workspace's plan '{who.plan}' is not one of this installation", {"reason": "unknown_plan"}
+            )
+        return self.plans[who.plan]
 
     async def _agent(self, workspace_id: str, agent_id: str) -> CurrentAgent:
         at = (workspace_id, agent_id)

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from kernel.shape import Shape, at_most
+
 Status = Literal["running", "completed", "failed", "cancelled", "timed_out"]
 Phase = Literal["queued", "executing", "waiting_input", "cancelling"]
 
@@ -12,9 +14,7 @@ LabelKey = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]{0,62}$")]
 LabelValue = Annotated[str, Field(max_length=128, pattern=r"^[^\x00-\x1f\x7f]*$")]
 
 
-class Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
+class Options(Shape):
     timeout: int = Field(300_000, ge=1, le=86_400_000, description="ms that the execution may run")
     max_tokens: int | None = Field(
         None, ge=1, le=100_000_000, description="output tokens of all nodes together"
@@ -28,13 +28,11 @@ class Options(BaseModel):
         pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$",
         description="the agent's version; by default the current one",
     )
-    labels: dict[LabelKey, LabelValue] = Field(default_factory=dict, max_length=50)
+    labels: Annotated[dict[LabelKey, LabelValue], at_most(50)] = Field(default_factory=dict)
 
 
-class Order(BaseModel):
+class Order(Shape):
     """Body of `POST /agents/{id}/execute`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     input: Any = None
     options: Options = Options()

@@ -19,6 +19,7 @@ from kernel.errors import NodeError, NodeTimeout, Problem, ProviderError
 from kernel.models.seam import Models
 from kernel.nodes.contract import Call, Outcome
 from kernel.outbound import BlockedAddress, Egress, read_body
+from kernel.shape import at_most
 
 MAX_ANSWER = 2**20
 MAX_WAIT_S = 60.0
@@ -57,9 +58,10 @@ StatusClass = Annotated[str, Field(pattern=r"^[1-5]xx$")]
 class HttpConfig(Part):
     method: Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"] = "GET"
     url: str = Field(min_length=1, max_length=2048)
-    headers: dict[
-        Annotated[str, AfterValidator(header_name)], Annotated[str, AfterValidator(header_value)]
-    ] = Field(default_factory=dict, max_length=64)
+    headers: Annotated[
+        dict[Annotated[str, AfterValidator(header_name)], Annotated[str, AfterValidator(header_value)]],
+        at_most(64),
+    ] = Field(default_factory=dict)
     body: Any = Field(None, description="text goes as it is, any other value as JSON")
     timeout_ms: int = Field(10_000, ge=1, le=120_000)
     expect: Statuses | StatusClass = Field("2xx", description="statuses that are no failure")

@@ -88,7 +88,23 @@ def misfits(schema: dict[str, Any], value: Any) -> list[dict[str, Any]]:
         )
     except Unresolvable:
         raise Refused("the schema has a reference that leads nowhere") from None
-    return [{"path": list(error.absolute_path), "reason": error.message[:200]} for error in errors]
+    return [{"path": list(error.absolute_path), "reason": _unmet(error)} for error in errors]
+
+
+def _unmet(error: Any) -> str:
+    """What was asked for, in words of the schema alone: the value may be a secret."""
+    match error.validator, error.validator_value:
+        case "type", str(kind):
+            reason = f"must be of type {kind}"
+        case "type", kinds:
+            reason = f"must be of type {' or '.join(kinds)}"
+        case "required", _:
+            reason = f"needs the property {error.message.removesuffix(' is a required property')}"
+        case None, _:
+            reason = "is not allowed here"
+        case keyword, _:
+            reason = f"does not satisfy {keyword}"
+    return reason[:200]
 
 
 LANGUAGES: Mapping[str, Callable[[Any, Any], Any]] = {

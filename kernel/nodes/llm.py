@@ -14,6 +14,7 @@ import orjson
 from pydantic import Field
 
 from kernel.agents.flow import Part
+from kernel.agents.json_schema import json_schema_problems
 from kernel.agents.references import Reference
 from kernel.agents.schema import schema_problems
 from kernel.agents.templating import BadTemplate, Context, Template, join
@@ -26,7 +27,6 @@ from kernel.nodes.sandbox import Sandbox
 SCRIPTED = "scripted"
 DEFAULT_MAX_TOKENS = 4096
 """Output tokens of a call that names no bound: without one, no budget could be kept."""
-MAX_SCHEMA = 65_536
 IMAGE_TOKENS = 2_000
 IMAGE_SCHEMES = ("https://", "data:image/")
 
@@ -73,7 +73,8 @@ class LlmNode:
         problems = [*_text_problems("prompt", config.prompt), *_text_problems("system", config.system or "")]
         if "{{" not in config.model and (reason := models.check(config.model)):
             problems.insert(0, Problem("model", reason))
-        problems += _schema_problems(config.response_schema)
+        if config.response_schema is not None:
+            problems += json_schema_problems(config.response_schema, "response_schema")
         problems += _image_problems(config.images)
         return problems + _script_problems(config)
 
@@ -176,24 +177,6 @@ def _image_problems(images: list[str]) -> list[Problem]:
         for index, image in enumerate(images)
         if not image.startswith((*IMAGE_SCHEMES, "{{"))
     ]
-
-
-def _schema_problems(schema: dict[str, Any] | None) -> list[Problem]:
-    if schema is None:
-        return []
-    from jsonschema import Draft202012Validator
-    from jsonschema.exceptions import SchemaError
-
-    if len(orjson.dumps(schema)) > MAX_SCHEMA:
-        return [Problem("response_schema", f"is larger than {MAX_SCHEMA >> 10} KB")]
-    try:
-        Draft202012Validator.check_schema(schema)
-    except SchemaError as exc:
-        where = "response_schema"
-        for step in exc.absolute_path:
-            where = join(where, step)
-        return [Problem(where, "is no valid JSON Schema")]
-    return []
 
 
 def _script_problems(config: LlmConfig) -> list[Problem]:

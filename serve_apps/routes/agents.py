@@ -8,8 +8,10 @@ from starlette.responses import Response
 
 from kernel.agents.record import AgentCreate, AgentPatch, AgentRecord
 from kernel.agents.search import AgentFilter
+from kernel.errors import MAX_PROBLEMS
+from kernel.paging import PageQuery
 from serve_apps import answers
-from serve_apps.deps import AgentId, Caller, Paging, needs, paged
+from serve_apps.deps import AgentId, Caller, Paging, needs, numbered, paged
 from serve_apps.openapi import gives, gives_nothing
 from serve_apps.routing import Route
 from serve_apps.shapes import Agent, AgentPage, AgentStatus, AgentVersion, AgentVersionPage, Verdict
@@ -113,9 +115,9 @@ async def validate(
     caller: Reader,
     body: Annotated[dict[str, Any], Body(description="As for `POST /agents`.", examples=[EXAMPLE])],
 ) -> Response:
-    """Checks a body for `POST /agents`; nothing is stored."""
-    problems = caller.kernel.agents.validate(body)
-    found = [{"field": problem.field, "reason": problem.reason} for problem in problems]
+    """Checks a body for `POST /agents`; nothing is stored. Tells the first 50 errors."""
+    problems = await caller.kernel.agents.validate(body)
+    found = [{"field": one.field, "reason": one.reason} for one in problems[:MAX_PROBLEMS]]
     return answers.done({"valid": not found, "errors": found})
 
 
@@ -147,12 +149,11 @@ async def delete(caller: Writer, agent_id: AgentId) -> Response:
     summary="List an agent's versions",
     responses=gives(200, AgentVersionPage, "A page, newest first."),
 )
-async def versions(caller: Reader, agent_id: AgentId, paging: Annotated[Paging, paged]) -> Response:
-    """A version never changes."""
+async def versions(caller: Reader, agent_id: AgentId, query: Annotated[PageQuery, numbered]) -> Response:
+    """A version never changes. Pages go by number alone."""
     caller.who.require_agent(agent_id)
-    query = paging.of("agent")
     page = await caller.kernel.agents.versions(caller.workspace_id, agent_id, query)
-    return answers.listed(caller, "versions", page, query)
+    return answers.read(caller, {"versions": page.items, "pagination": page.pagination(query)})
 
 
 @router.get(

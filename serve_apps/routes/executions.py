@@ -1,13 +1,14 @@
 """Executions: order, look, wait, cancel, retry, delete."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from fastapi import APIRouter, Path, Query
 from pydantic import BeforeValidator, ConfigDict, Field, JsonValue, WithJsonSchema
 from starlette.responses import Response
 
-from kernel.agents.flow import Flow
+from kernel.agents.flow import MAX_CONFIG_BYTES, Flow
 from kernel.clock import epoch_ms, rfc3339
+from kernel.executions.executions import MAX_INPUT
 from kernel.executions.order import ExecutionFilter, Order, Started, Status
 from serve_apps import answers
 from serve_apps.deps import AgentId, Caller, ExecutionId, Paging, Whole, needs, paged
@@ -33,11 +34,15 @@ Moment = Annotated[
 
 STARTS = gives(202, StartedExecution, "Accepted; it runs whether anyone waits or not.")
 ENDS = gives(200, Execution, "It ended while we waited.")
+ROOM = 65_536
+"""Bytes of a body for all that is not input or config."""
 INPUT: JsonValue = {"code_snippet": "function add(a, b) { return a + b }", "language": "javascript"}
 
 
 class ExecuteOrder(Order):
     """What to run an agent with."""
+
+    max_body: ClassVar = MAX_INPUT + ROOM
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -48,6 +53,8 @@ class ExecuteOrder(Order):
 
 class InlineOrder(Order):
     """A flow that is not stored, and what to run it with."""
+
+    max_body: ClassVar = MAX_INPUT + MAX_CONFIG_BYTES + ROOM
 
     model_config = ConfigDict(
         json_schema_extra={
