@@ -105,7 +105,7 @@ class Kernel:
         sandbox: Sandbox,
         local: ChatModel | None,
     ) -> "Kernel":
-        egress = Egress(settings.egress_allow)
+        egress = Egress(settings.egress_allow, own=(settings.api.host, *settings.api.hosts))
         models = _models(settings, clock, store, egress, local)
         node_types = registry(models, egress, sandbox)
         check_flow = partial(_check_flow, node_types, models)

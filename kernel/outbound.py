@@ -31,6 +31,7 @@ Resolve = Callable[[str, int], Awaitable[Iterable[str]]]
 
 MAX_URL = 8192
 MALFORMED = "URL has a malformed host or port"
+OWN = "Host is this product itself"
 RESOLVE_S = 3.0
 CONNECTIONS = 1024
 TIMEOUT = httpx2.Timeout(15.0, connect=5.0)
@@ -98,10 +99,12 @@ async def resolve_host(host: str, port: int) -> list[str]:
 class Egress:
     """What may be reached: public addresses, and the networks in `allow` (such as `10.0.0.0/8`).
 
-    An allowed network named by address may be reached on any port. Raises ValueError for a malformed network.
+    An allowed network named by address may be reached on any port. own: names and addresses that this product
+    answers to: not to be reached, but at allowed addresses. Raises ValueError for a malformed network.
     """
 
-    def __init__(self, allow: tuple[str, ...] = (), resolve: Resolve = resolve_host):
+    def __init__(self, allow: tuple[str, ...] = (), resolve: Resolve = resolve_host, own: Iterable[str] = ()):
+        self._own = frozenset(host.lower().strip("[]") for host in own)
         self._allow = tuple(ipaddress.ip_network(network, strict=False) for network in allow)
         self._resolve = resolve
 
@@ -134,6 +137,8 @@ class Egress:
             return self._bad_literal(host, IPv4Address, port)
         if host == "localhost" or host.endswith(".localhost"):
             return self._refusal(IPv4Address("127.0.0.1")) and "Host is this machine"
+        if host in self._own and not self._allow:
+            return OWN
         return _bad_name(host, dotless=bool(self._allow)) or _bad_port(port)
 
     def _bad_literal(self, text: str, kind: type[IPv4Address] | type[IPv6Address], port: int) -> str | None:
@@ -149,18 +154,23 @@ class Egress:
         return any(address in network for network in self._allow)
 
     def _refusal(self, address: Address) -> str | None:
-        if all(self._allows(one) or _is_public(one) for one in _targets(address)):
-            return None
-        return "Address is not a public one"
+        closed = [one for one in _targets(address) if not self._allows(one)]
+        if not all(map(_is_public, closed)):
+            return "Address is not a public one"
+        return OWN if any(str(one) in self._own for one in closed) else None
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """Where to connect for `host`. Raises BlockedAddress if one is refused, OSError, TimeoutError."""
         with anyio.fail_after(RESOLVE_S):
             found = list(await self._resolve(host, port))
         for text in found:
-            if "%" in text or self._refusal(ipaddress.ip_address(text)):
+            if "%" in text or self._closed(host, ipaddress.ip_address(text)):
                 raise BlockedAddress(f"Host '{host[:255]}' may not be reached", {"reason": "blocked_address"})
         return found
+
+    def _closed(self, host: str, address: Address) -> bool:
+        own = host.lower() in self._own and not self._allows(address)
+        return own or self._refusal(address) is not None
 
     @cached_property
     def _tls(self) -> ssl.SSLContext:

@@ -88,9 +88,7 @@ class Paging:
         return PageQuery.of(self.page, self.limit, self.cursor, prefix)
 
 
-PageNumber = Annotated[
-    int, Field(ge=1, le=100_000_000), Whole, Query(description="Page number, 1-based.")
-]
+PageNumber = Annotated[int, Field(ge=1, le=100_000_000), Whole, Query(description="Page number, 1-based.")]
 Limit = Annotated[int, Field(ge=1, le=100), Whole, Query(description="Items of a page.")]
 
 

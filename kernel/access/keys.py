@@ -16,6 +16,13 @@ from kernel.storage.keys import shard_of
 
 _UNKNOWN = "API key not found"
 
+Hold = Callable[[dict[str, Any]], None]
+"""Raises Conflict when a key, as it is shown, is not what the caller means to change."""
+
+
+def _any(shown: dict[str, Any]) -> None:
+    """Whatever it is."""
+
 
 @dataclass(frozen=True, slots=True)
 class IssuedKey:
@@ -32,8 +39,13 @@ class ApiKeys:
     def __init__(self, store: AccessStore, clock: Clock, pepper: bytes, changed: Callable[[str], None]):
         self._store, self._clock, self._pepper, self._changed = store, clock, pepper, changed
 
-    async def create(self, who: Principal, order: KeyCreate) -> IssuedKey:
-        """Raises AuthorizationError naming what `who` lacks, NotFound for a workspace not theirs."""
+    async def create(
+        self, who: Principal, order: KeyCreate, *, lost: str | None = None, idempotency_record: str = ""
+    ) -> IssuedKey:
+        """Raises AuthorizationError naming what `who` lacks, NotFound for a workspace not theirs.
+
+        lost: the key that an earlier try had made; nobody knows its secret, so it is revoked.
+        """
         workspace = order.workspace_id or who.workspace_id
         if workspace != who.workspace_id:
             await self._check_membership(who, workspace)
@@ -47,11 +59,13 @@ class ApiKeys:
         )
         self._check_grant(who, key)
         self._check_expiry(key.expires_at)
-        return await self.store(key)
+        if lost is not None and await self._store.remove_key(workspace, lost):
+            self._changed(lost)
+        return await self.store(key, idempotency_record)
 
-    async def store(self, key: ApiKey) -> IssuedKey:
+    async def store(self, key: ApiKey, idempotency_record: str = "") -> IssuedKey:
         issued, new = self.draft(key)
-        await self._store.add_key(key.workspace_id, new)
+        await self._store.add_key(key.workspace_id, new, idempotency_record)
         return issued
 
     def draft(self, key: ApiKey) -> tuple[IssuedKey, NewKey]:
@@ -69,9 +83,11 @@ class ApiKeys:
         items = [ApiKey.model_validate_json(record).shown(used) for record, used in rows[: query.limit]]
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
 
-    async def update(self, who: Principal, key_id: str, patch: KeyPatch) -> dict[str, Any]:
+    async def update(self, who: Principal, key_id: str, patch: KeyPatch, hold: Hold = _any) -> dict[str, Any]:
+        """`hold` is asked about the very state that is changed."""
         while True:
             stored, key = await self._read(who, key_id)
+            hold(key.shown(stored.used_ms))
             changed = key.model_copy(update={name: getattr(patch, name) for name in patch.model_fields_set})
             self._check_grant(who, key)
             self._check_grant(who, changed)
@@ -81,11 +97,19 @@ class ApiKeys:
                 self._changed(key_id)
                 return changed.shown(stored.used_ms)
 
-    async def revoke(self, who: Principal, key_id: str) -> None:
-        """Here it is refused from now on, on every other replica within a second."""
-        if not is_id("key", key_id) or not await self._store.remove_key(who.workspace_id, key_id):
-            raise NotFound(_UNKNOWN)
-        self._changed(key_id)
+    async def revoke(self, who: Principal, key_id: str, hold: Hold = _any) -> None:
+        """Here it is refused from now on, on every other replica within a second.
+
+        Raises AuthorizationError for a key that may do more than `who`; any key may end itself.
+        """
+        while True:
+            stored, key = await self._read(who, key_id)
+            hold(key.shown(stored.used_ms))
+            if key_id != who.key_id:
+                self._check_grant(who, key)
+            if await self._store.remove_key(who.workspace_id, key_id, stored.record):
+                self._changed(key_id)
+                return
 
     async def _read(self, who: Principal, key_id: str) -> tuple[StoredKey, ApiKey]:
         stored = await self._store.find_key(key_id) if is_id("key", key_id) else None
@@ -97,8 +121,7 @@ class ApiKeys:
     async def _check_membership(self, who: Principal, workspace_id: str) -> None:
         if not is_id("ws", workspace_id) or await self._store.role(workspace_id, who.user_id) != "owner":
             raise NotFound("Workspace not found")
-        if who.agents is not None or who.collections is not None:
-            raise AuthorizationError("This key is limited to its own workspace")
+        who.require_unlimited()
 
     def _check_grant(self, who: Principal, key: ApiKey) -> None:
         for scope in key.scopes:

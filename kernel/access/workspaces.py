@@ -23,14 +23,26 @@ class Workspaces:
     ):
         self._store, self._clock, self._plans, self._changed = store, clock, plans, changed
 
-    async def create(self, who: Principal, order: WorkspaceCreate) -> Workspace:
-        """Raises AuthorizationError when one who is not the operator asks for more than the free plan."""
+    async def create(
+        self,
+        who: Principal,
+        order: WorkspaceCreate,
+        *,
+        workspace_id: str | None = None,
+        idempotency_record: str = "",
+    ) -> Workspace:
+        """Raises AuthorizationError when one who is not the operator asks for more than the free plan.
+
+        workspace_id: what an earlier, lost try had made or meant to make.
+        """
+        who.require_unlimited()
         self._check_plan(order.plan)
         if order.plan != BASIC_PLAN and await self._store.owner() != who.user_id:
             raise AuthorizationError("Only the owner of this installation sets plans")
-        name, now = new_id("ws"), self._clock.now_ms()
-        await self._store.add_workspace((name, order.name, order.plan), now, who.user_id)
-        return Workspace(id=name, name=order.name, plan=order.plan, status="active", created_at=now)
+        name, now = workspace_id or new_id("ws"), self._clock.now_ms()
+        given = (name, order.name, order.plan)
+        await self._store.add_workspace(given, now, who.user_id, idempotency_record)
+        return await self.get(name)
 
     async def list(self, who: Principal, query: PageQuery) -> Page[Workspace]:
         """Those of the user behind the key, newest first."""

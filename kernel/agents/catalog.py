@@ -163,7 +163,9 @@ class Agents:
         stored = await self._store.version(ws, agent_id, version)
         return None if stored is None else Document.model_construct(**orjson.loads(stored))
 
-    async def _next(self, was: Document, content: Content, author: str, always_minor: bool = False) -> Document:
+    async def _next(
+        self, was: Document, content: Content, author: str, always_minor: bool = False
+    ) -> Document:
         """The version that follows. Raises ValidationError."""
         await self._check(content)
         part: VersionPart = "minor" if always_minor or content.flow != was.flow else "patch"

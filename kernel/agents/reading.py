@@ -76,11 +76,13 @@ def _read_placeholders(at: str, node: Node, node_type: NodeShape, reading: Readi
 def _read_config(at: str, node: Node, node_type: NodeShape, models: Models, reading: Reading) -> None:
     problems = schema_problems(node_type.config, node.config, _excuse(node_type))
     config = _known_part(node.config, node_type)
-    if not problems and not schema_problems(node_type.config, config):
+    if not schema_problems(node_type.config, config):
         parsed = node_type.config.model_validate(config)
-        problems = node_type.check(parsed, models)
-        reading.branches, reading.understood = node_type.branches(parsed), True
+        deeper = node_type.check(parsed, models)
         if not problems:
+            reading.branches, reading.understood = node_type.branches(parsed), True
+        problems = [*problems, *deeper]
+        if not deeper:
             found = node_type.references(parsed)
             reading.references += [Reference(join(at, one.field), one.path) for one in found]
     reading.problems += [Problem(join(at, one.field) if one.field else at, one.reason) for one in problems]
@@ -92,7 +94,7 @@ def _excuse(node_type: NodeShape) -> Any:
 
 
 def _known_part(config: dict[str, Any], node_type: NodeShape) -> dict[str, Any]:
-    """The config without the fields whose type only the run will show, such as `"{{ input.limit }}"`."""
+    """The config without the fields that do not fit, or whose type only the run will show (`"{{ input.limit }}"`)."""
     unfit = {_top(one.field) for one in schema_problems(node_type.config, config)}
     return {key: value for key, value in config.items() if key not in unfit}
 

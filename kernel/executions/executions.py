@@ -232,7 +232,8 @@ class Executions:
     def _plan(self, who: Principal) -> Plan:
         if who.plan not in self.plans:
             raise Conflict(
-                f"The workspace's plan '{who.plan}' is not one of this installation", {"reason": "unknown_plan"}
+                f"The workspace's plan '{who.plan}' is not one of this installation",
+                {"reason": "unknown_plan"},
             )
         return self.plans[who.plan]
 

@@ -9,7 +9,6 @@ from kernel.paging import Page, PageQuery
 from kernel.storage.archive import Archive, Span
 from kernel.storage.executions import ExecutionStore, StoredEvent, StoredExecution
 
-
 DEEPEST = 10_000
 """How far page numbers reach into a list that is partly in Parquet; cursors have no such bound."""
 

@@ -61,16 +61,17 @@ class AccessStore:
         hashed, record, used, plan, status = found
         return StoredKey(hashed, record, int(used), (plan or b"").decode(), status == b"active")
 
-    async def add_key(self, workspace_id: str, key: NewKey) -> None:
+    async def add_key(self, workspace_id: str, key: NewKey, idempotency_record: str = "") -> None:
+        await self._note(idempotency_record, key.id)
         await self._store.run("access_add_key", workspace_id, workspace_id, key.id, key.hash, key.record)
 
     async def change_key(self, key_id: str, was: bytes, record: str) -> bool:
         """False when the record is no longer the one that was read."""
         return bool(await self._store.run("access_change_key", key_id, key_id, was, record))
 
-    async def remove_key(self, workspace_id: str, key_id: str) -> bool:
-        """False when the workspace has no such key."""
-        return bool(await self._store.run("access_remove_key", workspace_id, workspace_id, key_id))
+    async def remove_key(self, workspace_id: str, key_id: str, was: bytes = b"") -> bool:
+        """False when the workspace has no such key, or its record is no longer the one that was read."""
+        return bool(await self._store.run("access_remove_key", workspace_id, workspace_id, key_id, was))
 
     async def list_keys(self, workspace_id: str, query: PageQuery) -> tuple[int, list[tuple[bytes, int]]]:
         """Total; then record and last use of one more than the page holds, if there are."""
@@ -104,10 +105,21 @@ class AccessStore:
         role = await self._store.call("HGET", keys.key("members", workspace_id), user_id)
         return role.decode() if role else None
 
-    async def add_workspace(self, workspace: tuple[str, str, str], now_ms: int, user_id: str) -> None:
-        """workspace: id, name, plan. Named first, made then: lists skip a name that leads nowhere."""
+    async def add_workspace(
+        self, workspace: tuple[str, str, str], now_ms: int, user_id: str, idempotency_record: str = ""
+    ) -> None:
+        """workspace: id, name, plan. Named first, made then: lists skip a name that leads nowhere.
+
+        Does nothing when the workspace is there already.
+        """
+        await self._note(idempotency_record, workspace[0])
         await self._store.call("ZADD", keys.key("user_workspaces", user_id, id=user_id), 0, workspace[0])
         await self._store.run("access_add_workspace", workspace[0], *workspace, now_ms, user_id)
+
+    async def _note(self, idempotency_record: str, resource: str) -> None:
+        """What is about to be made, before it is: its claim may lie in another shard, out of a script's reach."""
+        if idempotency_record:
+            await self._store.call("HSET", idempotency_record, "resource", resource)
 
     async def set_workspace(self, workspace_id: str, field: str, value: str) -> bool:
         """False when there is no such workspace."""

@@ -1,9 +1,9 @@
 """Repeated requests: the first answer to an `Idempotency-Key`, kept for 24 h in its workspace.
 
 Stored: `idempotency` (hash): fingerprint, state (pending | done), owner, until (ms; a pending mark older than
-this may be taken over), resource (what the work created, written by the creating script itself), and the
-answer: status, headers, body, sealed. An answer that carries a secret is sealed under the caller's own key,
-which the store does not hold.
+this may be taken over), resource (what the work created, written by the creating script itself, or just before
+it where that works in another shard), and the answer: status, headers, body, sealed. An answer that carries a
+secret is sealed under the caller's own key, which the store does not hold.
 """
 
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ GRACE_MS = 10_000
 
 @dataclass(frozen=True, slots=True)
 class IdempotencyRef:
-    """A claim on one key. A creating script writes `resource` into the hash `key` in its own atomic step.
+    """A claim on one key. What is created writes its id as `resource` into the hash `key`.
 
-    `resource` is set when an earlier try created something and was lost before it could answer.
+    `resource` is set when an earlier try created something, or was about to, and was lost before its answer.
     """
 
     key: str

@@ -42,7 +42,6 @@ def refusal(text: str) -> Exception:
         "CLUSTERDOWN",
         "TRYAGAIN",
         "NOSCRIPT",
-        "NOSCRIPT",
         "NOREPLICAS",
     }:
         return Unavailable("The store is starting or cannot write", {"reason": word.lower()}, 1.0)

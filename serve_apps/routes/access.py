@@ -1,5 +1,6 @@
 """Who the caller is, API keys and workspaces."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path
@@ -65,7 +66,9 @@ async def index(caller: Admin, paging: Annotated[Paging, paged]) -> Response:
 )
 async def create(caller: Admin, order: NewKey) -> Response:
     """A key may have no more rights than the one that makes it."""
-    issued = await caller.kernel.access.keys.create(caller.who, order)
+    issued = await caller.kernel.access.keys.create(
+        caller.who, order, lost=caller.created_before, idempotency_record=caller.record
+    )
     return answers.created(issued.shown(), f"/v1/api-keys/{issued.key.id}", secret=True)
 
 
@@ -81,8 +84,7 @@ async def get(caller: Admin, key_id: KeyId) -> Response:
 )
 async def update(caller: Admin, key_id: KeyId, patch: KeyChanges) -> Response:
     """An absent field stays."""
-    await _hold(caller, key_id)
-    key = await caller.kernel.access.keys.update(caller.who, key_id, patch)
+    key = await caller.kernel.access.keys.update(caller.who, key_id, patch, partial(_hold, caller))
     return answers.done(key, _tag(key))
 
 
@@ -94,8 +96,7 @@ async def update(caller: Admin, key_id: KeyId, patch: KeyChanges) -> Response:
 )
 async def revoke(caller: Admin, key_id: KeyId) -> Response:
     """Streams that it opened are closed within 5 s."""
-    await _hold(caller, key_id)
-    await caller.kernel.access.keys.revoke(caller.who, key_id)
+    await caller.kernel.access.keys.revoke(caller.who, key_id, partial(_hold, caller))
     return answers.no_content()
 
 
@@ -118,14 +119,14 @@ async def workspaces(caller: Anyone, paging: Annotated[Paging, paged]) -> Respon
 )
 async def create_workspace(caller: Admin, order: NewWorkspace) -> Response:
     """Another plan than `free` is set by the owner of the installation only."""
-    made = await caller.kernel.access.workspaces.create(caller.who, order)
+    made = await caller.kernel.access.workspaces.create(
+        caller.who, order, workspace_id=caller.created_before, idempotency_record=caller.record
+    )
     return answers.created(made.shown(), "/v1/workspaces")
 
 
-async def _hold(caller: Caller, key_id: str) -> None:
-    if answers.if_match(caller) is not None:
-        key = await caller.kernel.access.keys.get(caller.who, key_id)
-        answers.hold_match(caller, _tag(key))
+def _hold(caller: Caller, key: dict[str, Any]) -> None:
+    answers.hold_match(caller, _tag(key))
 
 
 def _tag(key: dict[str, Any]) -> str:

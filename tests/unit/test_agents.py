@@ -1,4 +1,5 @@
 import asyncio
+import time
 from collections.abc import Awaitable, Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ import pytest
 
 from kernel.agents.catalog import INVALID, Agents
 from kernel.agents.flow import Flow
-from kernel.agents.input_schema import input_schema_problems
+from kernel.agents.json_schema import json_schema_problems
 from kernel.agents.record import AgentCreate, AgentPatch, AgentRecord
 from kernel.agents.search import AgentFilter
 from kernel.clock import ManualClock, rfc3339
@@ -146,7 +147,7 @@ class TestCreate:
         with pytest.raises(pydantic.ValidationError) as caught:
             AgentCreate.model_validate(BODY | {field: value})
         assert caught.value.errors()[0]["loc"][0] == field
-        assert agents.validate(BODY | {field: value})[0].field.startswith(field)
+        assert (await agents.validate(BODY | {field: value}))[0].field.startswith(field)
 
 
 class TestValidate:
@@ -157,16 +158,16 @@ class TestValidate:
             "flow": {"nodes": [NODE | {"config": {"model": "gpt-5"}}]},
             "input_schema": {"type": "thing"},
         }
-        fields = {problem.field for problem in agents.validate(body)}
+        fields = {problem.field for problem in await agents.validate(body)}
         assert fields == {"name", "colour", "flow.nodes[0].config.model", "input_schema.type"}
         assert await store.call("DBSIZE") == 0
 
     @pytest.mark.parametrize("body", [None, [], "x", 1, {}, {"flow": {}}, {"flow": 1, "input_schema": 2}])
     async def test_takes_anything(self, agents: Agents, body: Any) -> None:
-        assert agents.validate(body)
+        assert await agents.validate(body)
 
     async def test_a_good_one_has_none(self, agents: Agents) -> None:
-        assert not agents.validate(BODY)
+        assert not await agents.validate(BODY)
 
 
 class TestInputSchema:
@@ -184,7 +185,7 @@ class TestInputSchema:
         ],
     )
     def test_good(self, schema: dict[str, Any]) -> None:
-        assert input_schema_problems(schema) == []
+        assert json_schema_problems(schema, "input_schema") == []
 
     @pytest.mark.parametrize(
         "schema",
@@ -199,10 +200,25 @@ class TestInputSchema:
             {"pattern": "("},
             {"patternProperties": {"(": {}}},
             {"pattern": "a" * 513},
+            {"pattern": "a{99999999999}"},
+            {"pattern": "(?:" * 5_000 + ")" * 5_000},
+            {"allOf": [{}], "$ref": "#/allOf/x"},
+            {"title": "abc", "$ref": "#/title/x"},
+            {"title": "abc", "$ref": "#/title/0"},
+            {"maxLength": 5, "$ref": "#/maxLength/x"},
+            {"maxLength": 5, "$ref": "#/maxLength"},
+            {"$id": "http://[", "$ref": "#a"},
+            {"enum": ["x" * 65_536]},
         ],
     )
     def test_bad(self, schema: dict[str, Any]) -> None:
-        assert input_schema_problems(schema)[0].field.startswith("input_schema")
+        assert json_schema_problems(schema, "input_schema")[0].field.startswith("input_schema")
+
+    def test_many_references_are_looked_up_at_once(self) -> None:
+        anchors = {f"d{n}": {"$anchor": f"a{n}", "$ref": f"#a{n}"} for n in range(1_000)}
+        began = time.perf_counter()
+        assert json_schema_problems({"$defs": anchors}, "input_schema") == []
+        assert time.perf_counter() - began < 3
 
     async def test_is_kept_shown_and_taken_away(self, agents: Agents) -> None:
         made = await make(agents, input_schema={"type": "object"})

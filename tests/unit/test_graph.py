@@ -167,6 +167,7 @@ class TestCheck:
         assert [field for field, _ in found] == [
             "flow.nodes[2].id",
             "flow.nodes[0].config.max_tokens",
+            "flow.nodes[0].config.model",
             "flow.nodes[1].config.template",
             "flow.nodes[3].type",
             "flow.edges[1].target",
@@ -217,13 +218,27 @@ class TestCheck:
     @pytest.mark.parametrize("count", [1_001, 10_000])
     def test_too_many_nodes(self, count: int) -> None:
         nodes = [text(f"n{i}") for i in range(count)]
-        flow = Flow.model_validate({"nodes": nodes, "edges": edges("entry>n0")})
         start = time.perf_counter()
-        assert [p.field for p in graph.check(flow, TYPES, MODELS)] == ["flow.nodes"]
+        with pytest.raises(ValidationError, match=f"at most 1000 nodes, not {count}") as refused:
+            Flow.model_validate({"nodes": nodes, "edges": edges("entry>n0")})
+        assert [error["loc"] for error in refused.value.errors()] == [("nodes",)]
         assert time.perf_counter() - start < 0.1
 
     def test_too_many_edges(self) -> None:
-        assert check([text("a")], *["entry>a"] * 10_001)[0][0] == "flow.edges"
+        with pytest.raises(ValidationError, match="at most 10000 edges, not 10001"):
+            check([text("a")], *["entry>a"] * 10_001)
+
+    @pytest.mark.parametrize(
+        "part",
+        [
+            {f"x{n}": 1 for n in range(33)},
+            {"resources": {"labels": dict.fromkeys(map(str, range(51)), 1)}},
+        ],
+    )
+    def test_many_wrong_things_are_one_error(self, part: dict[str, Any]) -> None:
+        with pytest.raises(ValidationError) as refused:
+            Flow.model_validate({"nodes": [text("a", **part)]})
+        assert refused.value.error_count() == 1
 
     def test_too_much_config(self) -> None:
         assert check([text(f"n{i}", "x" * 60_000) for i in range(18)])[0][1] == (
@@ -400,3 +415,14 @@ class TestProperties:
         assert all(problem.field.startswith("flow.") and problem.reason for problem in found)
         if not found:
             assert graph.compile(flow, TYPES).nodes.keys() == {node.id for node in flow.nodes}
+
+
+def test_one_misfit_field_hides_no_other_defect() -> None:
+    config = {"model": "gpt-5", "prompt": "{{ nope }}", "temperature": 3}
+    node = {"id": "a", "type": "llm", "config": config}
+    found = graph.check(Flow.model_validate({"nodes": [node], "edges": []}), TYPES, MODELS)
+    assert {problem.field for problem in found} == {
+        "flow.nodes[0].config.temperature",
+        "flow.nodes[0].config.model",
+        "flow.nodes[0].config.prompt",
+    }

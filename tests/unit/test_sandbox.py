@@ -4,6 +4,7 @@ import resource
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,7 +40,23 @@ async def test_evaluates(sandbox: Sandbox, language: str, source: object, value:
 async def test_schema_tells_where_and_why(sandbox: Sandbox) -> None:
     schema = {"properties": {"a": {"items": {"type": "string"}}}}
     found = await sandbox.run("schema", schema, {"a": ["x", 1]})
-    assert found == [{"path": ["a", 1], "reason": "1 is not of type 'string'"}]
+    assert found == [{"path": ["a", 1], "reason": "must be of type string"}]
+
+
+@pytest.mark.parametrize(
+    ("schema", "reason"),
+    [
+        ({"type": "integer"}, "must be of type integer"),
+        ({"type": ["integer", "null"]}, "must be of type integer or null"),
+        ({"pattern": "^a"}, "does not satisfy pattern"),
+        ({"enum": ["a"]}, "does not satisfy enum"),
+        (False, "is not allowed here"),
+    ],
+)
+async def test_schema_does_not_repeat_the_value(sandbox: Sandbox, schema: Any, reason: str) -> None:
+    asked = {"required": ["b"], "properties": {"a": schema}}
+    found = await sandbox.run("schema", asked, {"a": "sk-SECRET"})
+    assert {one["reason"] for one in found} == {reason, "needs the property 'b'"}
 
 
 BOMBS = [

@@ -1,3 +1,5 @@
+import time
+
 import pytest
 
 from kernel.text import clean_name, clean_text
@@ -48,6 +50,15 @@ def test_what_does_not_show_is_refused_and_named(hidden: str) -> None:
 def test_a_joiner_at_an_end_is_refused() -> None:
     with pytest.raises(ValueError, match=r"U\+200D"):
         clean_name("🤖\u200d")
+
+
+@pytest.mark.parametrize("marks", [100, 250, 100_000])
+def test_marks_are_not_sorted_by_the_thousand(marks: int) -> None:
+    began = time.perf_counter()
+    for clean in (clean_name, lambda text: clean_text(text, 4096)):
+        with pytest.raises(ValueError, match="at most|more than 30 marks"):
+            clean("a" + "\u0315" * marks + "\u0300" * marks)
+    assert time.perf_counter() - began < 0.1
 
 
 def test_running_text_may_have_lines_but_no_controls() -> None:
