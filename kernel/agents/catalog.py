@@ -142,7 +142,7 @@ class Agents:
         """Raises NotFound."""
         record = await self.get(ws, agent_id)
         was = record.document
-        return CurrentAgent(agent_id, was.name, was.version, record.status, was.input_schema, was.flow)
+        return CurrentAgent(agent_id, was.name, was.version, record.status, was.input_schema)
 
     async def flow(self, ws: str, agent_id: str, version: str) -> dict[str, Any]:
         """Of a version that an execution holds, though the agent may be deleted since. Raises NotFound."""

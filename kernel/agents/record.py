@@ -138,7 +138,6 @@ class CurrentAgent:
     version: str
     status: str
     input_schema: dict[str, Any] | None
-    flow: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from kernel.storage.executions import ExecutionStore, StoredEvent
 
 log = structlog.get_logger()
 
+LARGEST_FILE = 32_000_000
+"""Bytes of executions, uncompressed, that end a file early: one is held in memory whole."""
 SMALL = 0.25
 """A batch under this share of the largest waits for more, for a time."""
 
@@ -48,12 +50,22 @@ class Archivist:
         return moved > 0 and len(ended) == self.settings.batch
 
     async def _move(self, workspace_id: str, ids: Sequence[str]) -> int:
-        found = [one for one in await asyncio.gather(*(self._read(workspace_id, id_) for id_ in ids)) if one]
-        if found:
-            await self.archive.write(workspace_id, found)
-            await asyncio.gather(*(self._leave(workspace_id, one.execution_id) for one in found))
-            log.info("archived executions", workspace_id=workspace_id, count=len(found))
-        return len(found)
+        moved, batch, size = 0, [], 0
+        for execution_id in ids:
+            if (one := await self._read(workspace_id, execution_id)) is not None:
+                batch.append(one)
+                size += _size(one)
+            if size > LARGEST_FILE:
+                moved += await self._write(workspace_id, batch)
+                batch, size = [], 0
+        return moved + await self._write(workspace_id, batch)
+
+    async def _write(self, workspace_id: str, batch: Sequence[ArchivedExecution]) -> int:
+        if batch:
+            await self.archive.write(workspace_id, batch)
+            await asyncio.gather(*(self._leave(workspace_id, one.execution_id) for one in batch))
+            log.info("archived executions", workspace_id=workspace_id, count=len(batch))
+        return len(batch)
 
     async def _leave(self, workspace_id: str, execution_id: str) -> None:
         """Takes it out of Redis; one that was deleted meanwhile must not come back from its file."""
@@ -68,3 +80,8 @@ class Archivist:
         while batch := await self.executions.events(workspace_id, execution_id, len(events)):
             events += batch
         return ArchivedExecution(execution_id, stored, events)
+
+
+def _size(one: ArchivedExecution) -> int:
+    parts = (*one.stored.record.values(), *one.stored.nodes.values(), *(event.body for event in one.events))
+    return sum(map(len, parts))

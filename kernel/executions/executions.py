@@ -262,7 +262,7 @@ class Executions:
     async def _check_input(self, schema: Mapping[str, Any], value: Any) -> None:
         """In the sandbox: a schema's patterns could keep a processor busy for ever."""
         try:
-            found = await self.sandbox.run("schema", schema, value)
+            found = await self.sandbox.run("schema", schema, value, patience_s=5)
         except NodeError as error:
             raise ValidationError.at("input", f"It cannot be checked against input_schema: {error}") from None
         if found:

@@ -148,7 +148,9 @@ def shown(
         view["error"] = orjson.loads(fields["error"])
     if spec.get("retry_of"):
         view["retry_of"] = spec["retry_of"]
-    ordered = sorted(nodes.items(), key=lambda pair: (pair[1].started_at is None, pair[1].started_at, pair[0]))
+    ordered = sorted(
+        nodes.items(), key=lambda pair: (pair[1].started_at is None, pair[1].started_at, pair[0])
+    )
     if status != "running":
         ordered = [(node_id, _over(node)) for node_id, node in ordered]
     return view | {

@@ -18,7 +18,7 @@ from typing import Any
 
 import orjson
 
-from kernel.errors import NodeError
+from kernel.errors import NodeError, Unavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKERS = 2
@@ -81,16 +81,29 @@ class Sandbox:
         self._time_cap_s = time_cap_s
         self._idle: list[Worker] = []
 
-    async def run(self, language: str, source: Any, value: Any) -> Any:
-        """What `kernel.nodes.languages` makes of it. Raises NodeError with the reason."""
+    async def run(self, language: str, source: Any, value: Any, patience_s: float | None = None) -> Any:
+        """What `kernel.nodes.languages` makes of it. Raises NodeError with the reason.
+
+        patience_s: how long to wait for a turn. Raises Unavailable after it; None waits as long as it takes.
+        """
         question = orjson.dumps({"language": language, "source": source, "value": value})
         if len(question) > MAX_QUESTION:
             raise NodeError(f"What the {language} reads is larger than {MAX_QUESTION >> 20} MB")
-        async with self._turns:
+        await self._turn(patience_s)
+        try:
             answer = await self._answer(language, question)
+        finally:
+            self._turns.release()
         if "error" in answer:
             raise NodeError(f"The {language} failed: {answer['error']}")
         return answer["value"]
+
+    async def _turn(self, patience_s: float | None) -> None:
+        try:
+            async with asyncio.timeout(patience_s):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise Unavailable("Too much is being evaluated just now", {"reason": "sandbox_busy"}) from None
 
     async def _answer(self, language: str, question: bytes) -> dict[str, Any]:
         worker = self._waiting() or await self._started()

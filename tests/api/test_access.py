@@ -3,6 +3,7 @@
 import pytest
 
 from kernel.assembly import Kernel
+from kernel.storage.access import AccessStore
 from tests.api.conftest import Client, limited
 
 pytestmark = pytest.mark.anyio
@@ -59,6 +60,32 @@ class TestKeys:
         assert (await owner("GET", path)).status_code == 404
         assert (await holder("GET", "/v1/me")).status_code == 401
 
+    async def test_no_key_ends_a_stronger_one(self, owner: Client, kernel: Kernel) -> None:
+        bound = await limited(kernel.access, owner, scopes=["admin"], agents=[await owner.agent()])
+        weak, mine = Client(owner.http, bound), (await owner.ok("GET", "/v1/me"))["key"]["id"]
+        assert (await weak("DELETE", f"/v1/api-keys/{mine}")).status_code == 403
+        assert (await owner("GET", "/v1/me")).status_code == 200
+        own = (await weak.ok("GET", "/v1/me"))["key"]["id"]
+        assert (await weak("DELETE", f"/v1/api-keys/{own}")).status_code == 204
+        assert (await weak("GET", "/v1/me")).status_code == 401
+
+    async def test_an_edit_that_came_between_is_not_overwritten(
+        self, owner: Client, kernel: Kernel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = await owner.ok("POST", "/v1/api-keys", ORDER)
+        path, change = f"/v1/api-keys/{made['id']}", AccessStore.change_key
+        tag = (await owner("GET", path)).headers["etag"]
+
+        async def overtaken(store: AccessStore, key_id: str, was: bytes, record: str) -> bool:
+            monkeypatch.undo()
+            await owner.ok("PATCH", path, {"name": "Other"})
+            return await change(store, key_id, was, record)
+
+        monkeypatch.setattr(AccessStore, "change_key", overtaken)
+        answer = await owner("PATCH", path, {"name": "Mine"}, headers={"if-match": tag})
+        assert answer.status_code == 409
+        assert (await owner.ok("GET", path))["name"] == "Other"
+
     @pytest.mark.parametrize(
         ("change", "field"),
         [
@@ -80,6 +107,10 @@ class TestWorkspaces:
     async def test_anonymous(self, anonymous: Client) -> None:
         assert (await anonymous("GET", "/v1/workspaces")).status_code == 401
         assert (await anonymous("POST", "/v1/workspaces", {"name": "x"})).status_code == 401
+
+    async def test_a_limited_key_makes_none(self, owner: Client, kernel: Kernel) -> None:
+        bound = await limited(kernel.access, owner, scopes=["admin"], agents=[await owner.agent()])
+        assert (await Client(owner.http, bound)("POST", "/v1/workspaces", {"name": "x"})).status_code == 403
 
     async def test_create_and_list(self, owner: Client) -> None:
         made = await owner("POST", "/v1/workspaces", {"name": "Lab", "plan": "pro"})

@@ -83,6 +83,18 @@ class TestRoutes:
         answer = await owner("POST", "/v1/agents", AGENT, headers={"idempotency-key": name.encode("latin-1")})
         assert (answer.status_code, answer.json()["error"]["details"]["field"]) == (422, "Idempotency-Key")
 
+    async def test_a_limited_key_has_names_of_its_own(self, owner: Client, kernel: Kernel) -> None:
+        agent, other = await owner.agent(), await owner.agent()
+        order, path = {"input": {"name": "x"}}, f"/v1/agents/{agent}/execute"
+        assert (await owner("POST", path, order, headers=ONCE)).status_code == 202
+        bound = await limited(kernel.access, owner, scopes=["executions:write"], agents=[other])
+        assert (await Client(owner.http, bound)("POST", path, order, headers=ONCE)).status_code == 404
+
+    @pytest.mark.parametrize("wait", ["9" * 4_301, "9" * 10])
+    async def test_a_wait_that_is_no_number(self, owner: Client, wait: str) -> None:
+        answer = await owner("POST", f"/v1/executions?wait={wait}", {"flow": HELLO}, headers=ONCE)
+        assert (answer.status_code, answer.json()["error"]["details"]["field"]) == (422, "wait")
+
     async def test_a_secret_is_sealed_under_the_callers_key(self, owner: Client, kernel: Kernel) -> None:
         order = {"name": "CI", "scopes": ["agents:read"]}
         first = await owner("POST", "/v1/api-keys", order, headers=ONCE)
@@ -118,6 +130,31 @@ class TestLostAnswers:
         assert made.is_success
         listed = await owner.ok("GET", path)
         assert [item["id"] for item in listed[path.removeprefix("/v1/")]] == [made.json()[name]]
+
+
+    async def test_a_key_whose_secret_was_lost_is_replaced(
+        self, owner: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        order = {"name": "CI", "scopes": ["agents:read"]}
+        await self._lost(owner, monkeypatch, "/v1/api-keys", order)
+        made = await owner.ok("POST", "/v1/api-keys", order, headers=ONCE)
+        assert (await Client(owner.http, made["key"])("GET", "/v1/me")).status_code == 200
+        listed = (await owner.ok("GET", "/v1/api-keys"))["api_keys"]
+        assert [key["id"] for key in listed if key["name"] == "CI"] == [made["id"]]
+
+    async def test_a_workspace_is_made_once(self, owner: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        await self._lost(owner, monkeypatch, "/v1/workspaces", {"name": "Lab"})
+        made = await owner.ok("POST", "/v1/workspaces", {"name": "Lab"}, headers=ONCE)
+        listed = (await owner.ok("GET", "/v1/workspaces"))["workspaces"]
+        assert [one["id"] for one in listed if one["name"] == "Lab"] == [made["id"]]
+
+    async def _lost(self, owner: Client, patch: pytest.MonkeyPatch, path: str, body: Any) -> None:
+        async def killed(*args: Any) -> None:
+            raise ConnectionResetError
+
+        with patch.context() as broken:
+            broken.setattr(Idempotency, "finish", killed)
+            assert (await owner("POST", path, body, headers=ONCE)).status_code == 500
 
 
 class TestPolicy:

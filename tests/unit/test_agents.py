@@ -31,7 +31,11 @@ BODY: dict[str, Any] = {
 }
 
 
-def known_models(flow: Flow, schema: Mapping[str, Any] | None) -> list[Problem]:
+async def any_flow(flow: Flow, schema: Mapping[str, Any] | None) -> list[Problem]:
+    return []
+
+
+async def known_models(flow: Flow, schema: Mapping[str, Any] | None) -> list[Problem]:
     return [
         Problem(f"flow.nodes[{at}].config.model", "Model 'gpt-5' is not supported")
         for at, node in enumerate(flow.nodes)
@@ -316,7 +320,7 @@ class TestVersions:
     async def test_a_flow_that_became_wrong_is_not_taken_back(
         self, store: Store, clock: ManualClock, agents: Agents
     ) -> None:
-        lenient = Agents(store, clock, lambda flow, schema: [])
+        lenient = Agents(store, clock, any_flow)
         agent = await make(lenient, flow={"nodes": [NODE | {"config": {"model": "gpt-5"}}]})
         await patch(lenient, agent, flow=BODY["flow"])
         with pytest.raises(ValidationError, match=INVALID):

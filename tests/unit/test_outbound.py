@@ -179,6 +179,32 @@ def resolving_to(*addresses: str):
     return resolve
 
 
+def test_the_products_own_listener_is_no_target() -> None:
+    own = ("8.8.8.8", "Codex.example.com", "[2606:4700::1111]")
+    for url in ("http://8.8.8.8:8000/", "https://CODEX.example.com/v1", "http://[2606:4700::1111]/"):
+        assert Egress(own=own).check_url(url) == "Host is this product itself"
+        assert Egress(("8.8.8.8/32", "2606:4700::/32"), own=own).check_url(url) is None
+    assert Egress(own=own).check_url("https://other.example.com/") is None
+
+
+@pytest.mark.parametrize(
+    ("host", "allow", "open_"),
+    [
+        ("codex.example.com", "10.0.0.0/8", False),
+        ("codex.example.com", "1.1.1.1/32", True),
+        ("alias.example.com", "10.0.0.0/8", False),
+    ],
+)
+async def test_its_names_and_addresses_are_judged_as_they_resolve(host: str, allow: str, open_: bool) -> None:
+    own = ("codex.example.com", "1.1.1.1")
+    egress = Egress((allow,), resolving_to("1.1.1.1"), own)
+    if open_:
+        assert await egress.addresses(host, 443) == ["1.1.1.1"]
+    else:
+        with pytest.raises(BlockedAddress):
+            await egress.addresses(host, 443)
+
+
 async def test_loopback_is_refused_at_connect_time() -> None:
     async with serve(never_reached) as web, Egress().client() as client:
         with pytest.raises(BlockedAddress):

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from kernel.errors import NodeError
+from kernel.errors import NodeError, Unavailable
 from kernel.nodes.sandbox import Sandbox
 
 pytestmark = pytest.mark.anyio
@@ -166,3 +166,10 @@ def _confinement(pid: int) -> tuple[set[bytes], dict[str, str]]:
     lines = (process / "limits").read_text().splitlines()[1:]
     names = {entry.partition(b"=")[0] for entry in entries if entry}
     return names, {line[:26].strip(): line[26:].split()[0] for line in lines}
+
+
+async def test_who_cannot_wait_is_told_so() -> None:
+    sandbox = Sandbox(workers=0)
+    with pytest.raises(Unavailable) as refused:
+        await sandbox.run("cel", "true", {}, patience_s=0.01)
+    assert refused.value.details == {"reason": "sandbox_busy"}

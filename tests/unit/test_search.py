@@ -1,4 +1,4 @@
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -6,10 +6,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from kernel.agents.catalog import Agents
+from kernel.agents.flow import Flow
 from kernel.agents.record import AgentCreate, AgentPatch
 from kernel.agents.search import LONGEST_PREFIX, AgentFilter, places_of, sought, words
 from kernel.clock import ManualClock
-from kernel.errors import ValidationError
+from kernel.errors import Problem, ValidationError
 from kernel.ids import new_id
 from kernel.paging import PageQuery
 from kernel.storage.store import Store, opened
@@ -17,6 +18,10 @@ from kernel.storage.store import Store, opened
 pytestmark = pytest.mark.anyio
 
 FLOW = {"nodes": [{"id": "a", "type": "llm"}]}
+
+
+async def any_flow(flow: Flow, schema: Mapping[str, Any] | None) -> list[Problem]:
+    return []
 
 
 async def make(agents: Agents, ws: str, name: str, description: str = "", tags: Sequence[str] = ()) -> str:
@@ -32,7 +37,7 @@ async def found(agents: Agents, ws: str, **wanted: Any) -> list[str]:
 
 @pytest.fixture
 def agents(store: Store, clock: ManualClock) -> Agents:
-    return Agents(store, clock, lambda flow, schema: [])
+    return Agents(store, clock, any_flow)
 
 
 class TestMatching:
@@ -231,7 +236,7 @@ async def test_search_agrees_with_a_naive_reading(
 ) -> None:
     """Agents made, then some changed and some deleted, must be found as a plain loop would find them."""
     async with opened(valkey_url) as store:
-        agents, ws = Agents(store, ManualClock(), lambda flow, schema: []), new_id("ws")
+        agents, ws = Agents(store, ManualClock(), any_flow), new_id("ws")
         model: dict[str, dict[str, Any]] = {}
         for first, second in states:
             agent = await make(agents, ws, first["name"], first["description"], first["tags"])
