@@ -131,7 +131,6 @@ class TestLostAnswers:
         listed = await owner.ok("GET", path)
         assert [item["id"] for item in listed[path.removeprefix("/v1/")]] == [made.json()[name]]
 
-
     async def test_a_key_whose_secret_was_lost_is_replaced(
         self, owner: Client, monkeypatch: pytest.MonkeyPatch
     ) -> None:

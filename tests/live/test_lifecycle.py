@@ -73,20 +73,15 @@ def test_a_wrong_setting_is_one_clear_line(tmp_path: Path) -> None:
 
 def test_interrupted_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
     other = Platform(tmp_path / "home")
-    starting = subprocess.Popen(
-        [sys.executable, "-m", "cluster", "up"],
-        cwd=ROOT,
-        env=other.environment,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert starting.stdout is not None
-    for line in starting.stdout:
-        if "store" in line:
-            break
-    starting.send_signal(signal.SIGINT)
-    starting.stdout.read()
-    assert starting.wait(60) == 130
+    command = [sys.executable, "-m", "cluster", "up"]
+    where = {"cwd": ROOT, "env": other.environment}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **where) as starting:  # type: ignore[call-overload]
+        for line in starting.stdout:
+            if "store" in line:
+                break
+        starting.send_signal(signal.SIGINT)
+        starting.stdout.read()
+        assert starting.wait(60) == 130
     until(lambda: of_home(other.home) == [], 10, "all of it gone")
 
 
