@@ -1,5 +1,7 @@
 """The few pages this server shows people: plain HTML without scripts, made from what the program knows."""
 
+import html
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,14 @@ NODE_ERRORS = {
 
 
 def _render(name: str, **values: Any) -> str:
-    from minijinja import Environment, load_from_path
+    from minijinja import Environment, load_from_path, safe
 
-    page: str = Environment(loader=load_from_path(str(FOLDER))).render_template(name, **values)
+    def code(text: str) -> Any:
+        """Text with its `backticks` as code."""
+        return safe(re.sub(r"`([^`]+)`", r"<code>\1</code>", html.escape(text)))
+
+    environment = Environment(loader=load_from_path(str(FOLDER)), filters={"code": code})
+    page: str = environment.render_template(name, **values)
     return page
 
 
