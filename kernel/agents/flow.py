@@ -60,7 +60,10 @@ class Edge(Part):
 
 
 Nodes = Annotated[list[Node], at_most(MAX_NODES, "A flow has at most {longest} nodes, not {count}")]
-Edges = Annotated[list[Edge], at_most(MAX_EDGES, "A flow has at most {longest} edges, not {count}")]
+Edges = Annotated[
+    list[Edge], Field(fail_fast=True), at_most(MAX_EDGES, "A flow has at most {longest} edges, not {count}")
+]
+"""Only the first that is no edge at all is told of: each of 10,000 could be wrong in several ways."""
 
 
 class Flow(Part):

@@ -1,7 +1,11 @@
 """Agents over HTTP. What a flow may be is tested where it is decided."""
 
+import asyncio
+from typing import Any
+
 import pytest
 
+from actors.runner import Runner
 from tests.api.conftest import HELLO, Client
 
 pytestmark = pytest.mark.anyio
@@ -97,6 +101,48 @@ class TestList:
         }
 
 
+class TestTag:
+    async def test_a_run_changes_what_is_read_but_makes_no_edit_stale(
+        self, owner: Client, runner: Runner
+    ) -> None:
+        agent = f"/v1/agents/{await owner.agent()}"
+        tag = (await owner("GET", agent)).headers["etag"]
+        assert (await owner("GET", agent, headers={"if-none-match": tag})).status_code == 304
+        await owner.ok("POST", f"{agent}/execute?wait=20", {"input": {"name": "Ada"}})
+        read = await owner("GET", agent, headers={"if-none-match": tag})
+        assert (read.status_code, read.json()["execution_count"]) == (200, 1)
+        changed = await owner("PATCH", agent, {"name": "One"}, headers={"if-match": tag})
+        assert changed.status_code == 200
+        assert (await owner("PATCH", agent, {"name": "Two"}, headers={"if-match": tag})).status_code == 409
+
+
+class TestLargeFlows:
+    async def test_they_are_checked_in_threads_side_by_side(self, owner: Client, runner: Runner) -> None:
+        long = "x" * 400
+        nodes = [node for n in range(30) for node in _of_each_language(n, long)]
+        flow = {"nodes": nodes, "edges": [{"source": "entry", "target": node["id"]} for node in nodes]}
+        made = await asyncio.gather(*(owner("POST", "/v1/agents", BODY | {"flow": flow}) for _ in range(8)))
+        assert [answer.status_code for answer in made] == [201] * 8
+        path = f"/v1/agents/{made[0].json()['id']}/execute?wait=30"
+        ended = await owner.ok("POST", path, {"input": {"n": 1, "text": "x"}})
+        assert ended["status"] == "completed"
+
+
+def _of_each_language(n: int, long: str) -> list[dict[str, Any]]:
+    configs = {
+        "template": {"template": f"{{{{ input.n }}}} {long}"},
+        "condition": {"expression": f"input.n == 1 && input.text != '{long}'"},
+        "transform": {"expression": f"[input.n, '{long}']"},
+        "llm": {
+            "model": "scripted",
+            "prompt": long,
+            "response_schema": {"type": "integer"},
+            "script": {"reply": "1"},
+        },
+    }
+    return [{"id": f"{kind}{n}", "type": kind, "config": config} for kind, config in configs.items()]
+
+
 class TestPatch:
     async def test_anonymous_and_strangers(self, owner: Client, anonymous: Client, stranger: Client) -> None:
         agent = await owner.agent()
@@ -155,6 +201,11 @@ class TestValidate:
         assert {"name", "colour"} <= {error["field"] for error in verdict["errors"]}
         assert (await owner.ok("GET", "/v1/agents"))["agents"] == []
 
+    async def test_tells_the_first_fifty(self, owner: Client) -> None:
+        flow = {"nodes": [{"id": f"n{n}", "type": "nothing"} for n in range(60)]}
+        verdict = await owner.ok("POST", "/v1/agents/validate", {"name": "x", "flow": flow})
+        assert len(verdict["errors"]) == 50
+
 
 class TestVersions:
     async def test_anonymous_and_strangers(self, owner: Client, anonymous: Client, stranger: Client) -> None:
@@ -171,6 +222,10 @@ class TestVersions:
         assert (back["version"], back["flow"]) == ("1.2.0", HELLO)
         listed = (await owner.ok("GET", f"/v1/agents/{agent}/versions"))["versions"]
         assert [version["version"] for version in listed] == ["1.2.0", "1.1.0", "1.0.0"]
+        page = await owner("GET", f"/v1/agents/{agent}/versions?limit=2&page=2")
+        assert [version["version"] for version in page.json()["versions"]] == ["1.0.0"]
+        assert "next_cursor" not in page.json()
+        assert (await owner("GET", f"/v1/agents/{agent}/versions?cursor=x")).status_code == 422
         old = await owner.ok("GET", f"/v1/agents/{agent}/versions/1.1.0")
         assert old["flow"]["nodes"][0]["id"] == "other"
         assert (await owner("GET", f"/v1/agents/{agent}/versions/9.0.0")).status_code == 404

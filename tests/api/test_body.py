@@ -1,11 +1,13 @@
 """Bodies that two parsers could read differently are refused, and fast."""
 
+import threading
 import time
 
 import orjson
 import pytest
 
 from kernel.errors import ValidationError
+from serve_apps import body
 from serve_apps.body import parse
 
 REFUSED = {
@@ -57,6 +59,15 @@ def test_refuses(raw: bytes) -> None:
 @pytest.mark.parametrize("raw", ACCEPTED, ids=range(len(ACCEPTED)))
 def test_reads_what_json_allows(raw: bytes) -> None:
     assert parse(raw) == orjson.loads(raw)
+
+
+@pytest.mark.anyio
+async def test_a_large_body_is_read_beside_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, seen = threading.get_ident(), []
+    monkeypatch.setattr(body, "parse", lambda raw: seen.append(threading.get_ident()))
+    await body.parsed(b" " * body.LARGE)
+    await body.parsed(b" " * (body.LARGE + 1))
+    assert [thread == here for thread in seen] == [True, False]
 
 
 def test_an_ordinary_body_costs_next_to_nothing() -> None:

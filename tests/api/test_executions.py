@@ -4,6 +4,7 @@ import pytest
 
 from actors.runner import Runner
 from kernel.assembly import Kernel
+from kernel.storage.access import AccessStore
 from tests.api.conftest import FOREVER, HELLO, Client, limited
 
 pytestmark = pytest.mark.anyio
@@ -87,6 +88,27 @@ class TestExecute:
         agent = await owner.agent()
         answer = await owner("POST", f"/v1/agents/{agent}/execute", {"input": "x" * 1_000_001})
         assert answer.status_code == 413
+
+    async def test_a_large_body_is_refused_unread(self, owner: Client) -> None:
+        for path, most in ((f"/v1/agents/{NOBODYS}/execute", 1_065_536), ("/v1/executions", 2_114_112)):
+            for size, status in ((most, 422), (most + 1, 413)):
+                headers = {"content-type": "application/json"}
+                answer = await owner("POST", path, content=b"x" * size, headers=headers)
+                assert answer.status_code == status
+
+    async def test_many_wrong_labels_are_one_error(self, owner: Client) -> None:
+        order = {"flow": HELLO, "options": {"labels": {f"!{n}": 1 for n in range(51)}}}
+        error = (await owner("POST", "/v1/executions", order)).json()["error"]["details"]
+        assert error["errors"] == [
+            {"field": "options.labels", "reason": "must have at most 50 items, not 51"}
+        ]
+
+    async def test_a_plan_that_is_gone(self, owner: Client, kernel: Kernel) -> None:
+        who = await kernel.access.authenticate(owner.key or "")
+        await AccessStore(kernel.store).set_workspace(who.workspace_id, "plan", "gone")
+        kernel.access._authentication.forget_all()
+        answer = await owner("POST", "/v1/executions", {"flow": HELLO})
+        assert (answer.status_code, answer.json()["error"]["details"]) == (409, {"reason": "unknown_plan"})
 
     async def test_an_inactive_agent(self, owner: Client) -> None:
         agent = await owner.agent()
@@ -234,6 +256,15 @@ class TestRetry:
         assert (await owner("POST", f"/v1/executions/{execution}/retry")).status_code == 409
         assert (await owner("POST", f"/v1/executions/{execution}/retry?from=end")).status_code == 422
         assert (await owner("POST", f"/v1/executions/{NOBODYS}/retry")).status_code == 404
+
+    async def test_an_inline_flow_needs_the_right_to_write_one(
+        self, owner: Client, kernel: Kernel, runner: Runner
+    ) -> None:
+        ended = await owner.ended()
+        key = await limited(kernel.access, owner, scopes=["executions:read", "executions:write"])
+        weak = Client(owner.http, key)
+        answer = await weak("POST", f"/v1/executions/{ended}/retry?from=start")
+        assert (answer.status_code, answer.json()["error"]["details"]) == (403, {"scope": "agents:write"})
 
 
 class TestDelete:

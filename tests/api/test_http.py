@@ -51,6 +51,11 @@ class TestBody:
         answer = await owner("POST", "/v1/agents", content=raw, headers=JSON)
         assert problem(answer) == (422, "VALIDATION_ERROR", "body")
 
+    async def test_its_number_of_fields(self, owner: Client) -> None:
+        answer = await owner("POST", "/v1/agents", {f"x{n}": 1 for n in range(101)})
+        assert problem(answer) == (422, "VALIDATION_ERROR", "body")
+        assert len(answer.json()["error"]["details"]["errors"]) == 1
+
     async def test_its_size(self, owner: Client) -> None:
         answer = await owner("POST", "/v1/agents", content=b" " * 8_000_001, headers=JSON)
         assert problem(answer) == (413, "PAYLOAD_TOO_LARGE", None)

@@ -92,6 +92,7 @@ def test_an_unreachable_api_is_unavailable(proxy: int) -> None:
     assert (answer.status, error["code"], error["retryable"]) == (503, "UNAVAILABLE", True)
     assert answer.headers["Retry-After"] == "1"
     assert answer.headers["X-Request-Id"] == error["request_id"]
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
 
 
 def test_a_long_url_is_414(proxy: int) -> None:
@@ -122,6 +123,14 @@ def test_nothing_of_it_listens_beyond_loopback(folder: Path) -> None:
     assert all(bind.startswith("127.0.0.1:") for bind in binds)
     assert "stats enable" not in text
     assert "mode 666" not in text
+
+
+def test_websockets_are_not_compressed(folder: Path) -> None:
+    """The replica agrees to what it is offered."""
+    frontend = haproxy.finish(written_by_serve(folder, 1).read_text(), folder, HOSTS).partition("frontend ")[
+        2
+    ]
+    assert "http-request del-header Sec-WebSocket-Extensions" in frontend
 
 
 def test_any_host_is_served_when_none_are_named(folder: Path) -> None:

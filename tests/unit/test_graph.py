@@ -228,10 +228,16 @@ class TestCheck:
         with pytest.raises(ValidationError, match="at most 10000 edges, not 10001"):
             check([text("a")], *["entry>a"] * 10_001)
 
+    def test_many_wrong_edges_are_as_good_as_one(self) -> None:
+        wrong: Any = [{"source": 1, "target": 2, "x": 3}] * 10_000
+        with pytest.raises(ValidationError) as refused:
+            Flow.model_validate({"nodes": [text("a")], "edges": wrong})
+        assert {error["loc"][:2] for error in refused.value.errors()} == {("edges", 0)}
+
     @pytest.mark.parametrize(
         "part",
         [
-            {f"x{n}": 1 for n in range(33)},
+            {f"x{n}": 1 for n in range(20)},
             {"resources": {"labels": dict.fromkeys(map(str, range(51)), 1)}},
         ],
     )

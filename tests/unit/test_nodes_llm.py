@@ -137,7 +137,7 @@ async def test_no_tokens_or_budget_left_means_no_call(node: LlmNode, recorder: R
 
 async def test_the_worst_case_covers_what_is_used(node: LlmNode) -> None:
     call = RecordedCall({"word": "many words " * 200})
-    outcome = await node.run(config(max_tokens=50), call)
+    await node.run(config(max_tokens=50), call)
     (worst,) = call.worst_costs
     assert worst is not None
     assert call.uses[0].cost is not None

@@ -518,7 +518,7 @@ async def test_cancelled_before_the_takeover_leaves_no_node_running(stage: Stage
     stop = Stop()
     first = asyncio.create_task(stage.performer.perform(await stage.claim(), stop))
     await begun.wait()
-    while (await stage.show(execution_id))["nodes"][-1]["id"] != "b":
+    while (await stage.show(execution_id))["nodes"][-1]["id"] != "b":  # noqa: ASYNC110  the store tells nobody
         await asyncio.sleep(0)
     assert await stage.executions.cancel(WS, execution_id, 9, b"{}") == "cancelling"
     await stage.lose()
