@@ -62,11 +62,12 @@ async def test_a_revoked_key_stops_on_every_replica_within_a_second(
         (await api.delete(f"/api-keys/{made['id']}")).raise_for_status()
         revoked, last = time.monotonic(), 0.0
         while time.monotonic() < revoked + 1.5:
-            answers = await asyncio.gather(*(other.get("/agents") for _ in range(8)))
+            answers = await asyncio.gather(*(other.get("/agents") for _ in range(4)))
             if any(answer.status_code == 200 for answer in answers):
                 last = time.monotonic() - revoked
+            await asyncio.sleep(0.15)
         assert last <= 1.0
-        assert {answer.status_code for answer in answers} <= {401, 429}
+        assert {answer.status_code for answer in answers} == {401}
 
 
 async def test_many_streams_see_everything(api: httpx2.AsyncClient) -> None:
