@@ -39,7 +39,7 @@ class Caller:
     @property
     def record(self) -> str:
         """The key where a creating script notes what it created; empty for none."""
-        return self.idempotency.key if self.idempotency else ""
+        return self.idempotency.record if self.idempotency else ""
 
     @property
     def created_before(self) -> str | None:

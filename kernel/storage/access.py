@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from kernel.ids import Prefix, new_id
 from kernel.paging import PageQuery
 from kernel.storage import keys
+from kernel.storage.idempotency import superseded
 from kernel.storage.store import Store
 
 OWNERS_SHARD = 0
@@ -119,7 +120,10 @@ class AccessStore:
     async def _note(self, idempotency_record: str, resource: str) -> None:
         """What is about to be made, before it is: its claim may lie in another shard, out of a script's reach."""
         if idempotency_record:
-            await self._store.call("HSET", idempotency_record, "resource", resource)
+            key, _, owner = idempotency_record.partition(" ")
+            if await self._store.call("HGET", key, "owner") != owner.encode():
+                raise superseded()
+            await self._store.call("HSET", key, "resource", resource)
 
     async def set_workspace(self, workspace_id: str, field: str, value: str) -> bool:
         """False when there is no such workspace."""

@@ -10,6 +10,7 @@ from typing import Any
 
 from kernel.paging import PageQuery
 from kernel.storage import keys
+from kernel.storage.idempotency import superseded
 from kernel.storage.store import Store
 from kernel.storage.wire import Argument
 
@@ -83,13 +84,15 @@ class AgentStore:
     async def create(
         self, ws: str, agent_id: str, draft: Draft, places: Iterable[Place], idempotency_record: str
     ) -> None:
-        """Does nothing when the agent is there already."""
-        await self._store.run(
+        """Does nothing when the agent is there already. Raises Conflict for a request that was taken for lost."""
+        state = await self._store.run(
             "agent_create",
             ws,
             *(ws, agent_id, draft.version, draft.item, draft.document, draft.history, idempotency_record),
             *_flat(places),
         )
+        if state == b"superseded":
+            raise superseded()
 
     async def read(self, ws: str, agent_id: str) -> StoredAgent | None:
         found = await self._store.run("agent_read", ws, ws, agent_id)

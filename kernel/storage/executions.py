@@ -11,6 +11,7 @@ from typing import Any, Literal
 from kernel.errors import Conflict, NotFound, RateLimitError
 from kernel.paging import Page, PageQuery
 from kernel.storage import keys
+from kernel.storage.idempotency import superseded
 from kernel.storage.store import Store
 from kernel.storage.wire import Argument
 
@@ -191,6 +192,8 @@ def _create_arguments(new: Creation) -> list[Argument]:
 def _refusal(state: bytes, slots: int | None) -> Exception:
     if state == b"gone":
         return NotFound("Agent not found")
+    if state == b"superseded":
+        return superseded()
     if state == b"inactive":
         return Conflict("The agent is inactive: set its status to active first", {"status": "inactive"})
     return RateLimitError(

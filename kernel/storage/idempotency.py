@@ -35,6 +35,11 @@ class IdempotencyRef:
     owner: str
     resource: str | None = None
 
+    @property
+    def record(self) -> str:
+        """What creating scripts are given: they create nothing once the key has passed to a later try."""
+        return f"{self.key} {self.owner}"
+
 
 @dataclass(frozen=True, slots=True)
 class Answer:
@@ -43,6 +48,16 @@ class Answer:
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+def superseded() -> Conflict:
+    """For a request that was taken for lost: a later one with its key does the work now."""
+    return Conflict(
+        "A later request with this Idempotency-Key has taken over",
+        {"reason": "idempotency_superseded"},
+        1.0,
+        True,
+    )
 
 
 class Idempotency:

@@ -121,11 +121,19 @@ class TestCreate:
 
     async def test_a_try_that_is_repeated_makes_one(self, agents: Agents, store: Store) -> None:
         record, order = "cx1:{s00}:idem", AgentCreate.model_validate(BODY)
-        first = await agents.create(WS, AUTHOR, order, idempotency_record=record)
+        await store.call("HSET", record, "owner", "me")
+        first = await agents.create(WS, AUTHOR, order, idempotency_record=f"{record} me")
         assert await store.call("HGET", record, "resource") == first.id.encode()
-        again = await agents.create(WS, AUTHOR, order, agent_id=first.id, idempotency_record=record)
+        again = await agents.create(WS, AUTHOR, order, agent_id=first.id, idempotency_record=f"{record} me")
         assert again == first
         assert await listed(agents) == [first.id]
+
+    async def test_a_try_that_was_taken_for_lost_makes_none(self, agents: Agents, store: Store) -> None:
+        record, order = "cx1:{s00}:idem", AgentCreate.model_validate(BODY)
+        await store.call("HSET", record, "owner", "another")
+        with pytest.raises(Conflict):
+            await agents.create(WS, AUTHOR, order, idempotency_record=f"{record} me")
+        assert await listed(agents) == []
 
     async def test_names_are_kept_in_nfc(self, agents: Agents) -> None:
         assert (await make(agents, name="Cafe\u0301")).shown()["name"] == "Caf\u00e9"

@@ -229,3 +229,17 @@ async def test_a_full_store_refuses_new_work_and_lets_the_old_end(
         await executions.delete(WS, execution_id)
     finally:
         await store.call("CONFIG", "SET", "maxmemory", "0")
+
+
+async def test_a_request_taken_for_lost_creates_nothing(
+    executions: ExecutionStore, queue: QueueStore, store: Store
+) -> None:
+    record = keys.key("idempotency", WS, id="x")
+    await store.call("HSET", record, "owner", "first")
+    execution_id = await create(executions, idempotency_record=f"{record} first")
+    assert await store.call("HGET", record, "resource") == execution_id.encode()
+    await store.call("HSET", record, "owner", "second")
+    with pytest.raises(Conflict) as refused:
+        await create(executions, idempotency_record=f"{record} first")
+    assert refused.value.can_retry
+    assert len(await claim(queue)) == 1

@@ -24,6 +24,16 @@ local function add_work(ws, id, priority)
   redis.call('ZADD', K.ring(), 'NX', tick, ws)
 end
 
+-- Notes what a request with an Idempotency-Key creates; `record` is `<key of its record> <owner>`, '' for none.
+-- False when the key has passed to a later try: this one was taken for lost, and may create nothing.
+local function owns_key(record, id)
+  if record == '' then return true end
+  local key, owner = string.match(record, '^(%S+) (%S+)$')
+  if redis.call('HGET', key, 'owner') ~= owner then return false end
+  redis.call('HSET', key, 'resource', id)
+  return true
+end
+
 local function wake()
   if redis.call('LLEN', K.wake()) == 0 then redis.call('LPUSH', K.wake(), '1') end
 end

@@ -13,6 +13,8 @@ if agent ~= '' then
 end
 if slots >= 0 and redis.call('SCARD', K.active(ws)) >= slots then return {'full'} end
 
+if not owns_key(idempotency, id) then return {'superseded'} end
+
 local names = {}
 for i = 1, labels do names[i] = ARGV[12 + i] end
 redis.call('HSET', record, 'spec', spec, 'agent', agent, 'status', 'running', 'phase', 'queued', 'priority', priority,
@@ -28,7 +30,6 @@ if agent ~= '' then
 end
 for _, label in ipairs(names) do redis.call('ZADD', K.executions_by(ws, 'label', label), 0, id) end
 redis.call('SADD', K.active(ws), id)
-if idempotency ~= '' then redis.call('HSET', idempotency, 'resource', id) end
 add_work(ws, id, tonumber(priority))
 wake()
 return {'ok'}
