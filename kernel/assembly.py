@@ -18,6 +18,7 @@ from kernel.clock import Clock, SystemClock
 from kernel.errors import Problem
 from kernel.executions.archivist import Archivist
 from kernel.executions.executions import Executions
+from kernel.executions.intake import Intake
 from kernel.executions.lookup import Lookup
 from kernel.executions.performer import Performer
 from kernel.executions.placement import Here, Placement
@@ -129,15 +130,13 @@ class Kernel:
                 store=execution_store,
                 lookup=lookup,
                 archive=archive,
-                agents=agents,
+                intake=Intake(agents, sandbox, OrderedDict()),
                 objects=objects,
                 watch=Watch(lookup, subscriptions, new_id("req")),
                 clock=clock,
                 plans=plans,
                 check_flow=check_flow,
-                sandbox=sandbox,
                 room=Room(settings.root, settings.store.min_free_mb, clock),
-                known=OrderedDict(),
             ),
             idempotency=Idempotency(store, clock),
             tickets=Tickets(store),

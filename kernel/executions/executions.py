@@ -1,6 +1,5 @@
 """Executions as callers see them: order, look, wait, follow, cancel, retry, delete."""
 
-from collections import OrderedDict
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -8,19 +7,17 @@ from typing import Any, Literal
 import orjson
 
 from kernel.access.principal import Principal
-from kernel.agents.catalog import Agents
 from kernel.agents.flow import Flow
-from kernel.agents.record import CurrentAgent
 from kernel.clock import Clock, rfc3339
-from kernel.errors import Conflict, NodeError, NotFound, PayloadTooLarge, Problem, ValidationError
+from kernel.errors import Conflict, NotFound, PayloadTooLarge, Problem, ValidationError
 from kernel.executions.events import ExecutionCancelled, ExecutionStarted
+from kernel.executions.intake import Intake
 from kernel.executions.lookup import Lookup
 from kernel.executions.order import ExecutionFilter, Order, Spec, Started
 from kernel.executions.record import NodeRecord, parse_nodes, shown, shown_node, shown_row
 from kernel.executions.watch import StreamEvent, Watch
 from kernel.ids import first_id_at, is_id, new_id
 from kernel.metering.plans import Plan
-from kernel.nodes.sandbox import Sandbox
 from kernel.paging import Page, PageQuery
 from kernel.storage.archive import Archive
 from kernel.storage.executions import AgentChanged, Creation, ExecutionStore, StoredExecution
@@ -28,7 +25,6 @@ from kernel.storage.objects import ObjectStore
 from kernel.storage.room import Room
 
 MAX_INPUT = 1_000_000
-AGENTS_KEPT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,16 +32,13 @@ class Executions:
     store: ExecutionStore
     lookup: Lookup
     archive: Archive
-    agents: Agents
+    intake: Intake
     objects: ObjectStore
     watch: Watch
     clock: Clock
     plans: Mapping[str, Plan]
     check_flow: Callable[[Flow], Awaitable[Sequence[Problem]]]
-    sandbox: Sandbox
     room: Room
-    known: "OrderedDict[tuple[str, str], CurrentAgent]"
-    """Current agents as last read: the store refuses a start whose version is not current any more."""
 
     async def start(
         self, who: Principal, agent_id: str, order: Order, *, wait: bool = False, idempotency_record: str = ""
@@ -57,8 +50,7 @@ class Executions:
         if not is_id("agent", agent_id):
             raise NotFound("Agent not found")
         while True:
-            agent = await self._agent(who.workspace_id, agent_id)
-            version = await self._version(who.workspace_id, agent, order)
+            version = await self.intake.version(who.workspace_id, agent_id, order)
             spec = Spec(
                 agent_id=agent_id,
                 agent_version=version,
@@ -70,9 +62,9 @@ class Executions:
                 expected = "" if order.options.version else version
                 return await self._create(who, spec, expected, wait, idempotency_record)
             except AgentChanged:
-                self.known.pop((who.workspace_id, agent_id), None)
+                self.intake.forget(who.workspace_id, agent_id)
             except NotFound:
-                self.known.pop((who.workspace_id, agent_id), None)
+                self.intake.forget(who.workspace_id, agent_id)
                 raise
 
     async def start_inline(
@@ -237,38 +229,6 @@ class Executions:
             )
         return self.plans[who.plan]
 
-    async def _agent(self, workspace_id: str, agent_id: str) -> CurrentAgent:
-        at = (workspace_id, agent_id)
-        if (agent := self.known.get(at)) is None:
-            agent = self.known[at] = await self.agents.current(workspace_id, agent_id)
-            if len(self.known) > AGENTS_KEPT:
-                self.known.popitem(last=False)
-        return agent
-
-    async def _version(self, workspace_id: str, agent: CurrentAgent, order: Order) -> str:
-        """The version to run, its input checked. Raises ValidationError."""
-        version, schema = agent.version, agent.input_schema
-        if order.options.version and order.options.version != version:
-            version = order.options.version
-            try:
-                document = await self.agents.version(workspace_id, agent.id, version)
-            except NotFound:
-                raise ValidationError.at("options.version", f"The agent has no version {version}") from None
-            schema = document.get("input_schema")
-        if schema is not None:
-            await self._check_input(schema, order.input)
-        return version
-
-    async def _check_input(self, schema: Mapping[str, Any], value: Any) -> None:
-        """In the sandbox: a schema's patterns could keep a processor busy for ever."""
-        try:
-            found = await self.sandbox.run("schema", schema, value, patience_s=5)
-        except NodeError as error:
-            raise ValidationError.at("input", f"It cannot be checked against input_schema: {error}") from None
-        if found:
-            problems = [Problem(_input_path(one["path"]), one["reason"]) for one in found]
-            raise ValidationError.of("The input does not fit the agent's input_schema", problems)
-
     async def _stored(self, workspace_id: str, execution_id: str) -> StoredExecution:
         stored = await self.lookup.stored(workspace_id, execution_id)
         if stored is None:
@@ -298,7 +258,3 @@ class Executions:
 
 def _bound(moment_ms: int | None) -> str:
     return "" if moment_ms is None else first_id_at("exec", moment_ms)
-
-
-def _input_path(path: Sequence[str | int]) -> str:
-    return "input" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in path)
