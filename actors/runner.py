@@ -68,10 +68,6 @@ class Runner:
             held.stop.lose()
         await self.queue.release(self.name, range(keys.SHARDS))
 
-    def load(self) -> int:
-        """Executions it holds."""
-        return len(self.held)
-
     async def _patient(self, loop: Callable[[], Awaitable[None]]) -> None:
         """The store may go away and come back; a runner outlives that."""
         while True:
@@ -188,9 +184,6 @@ class RunnerHost:
 
     async def drain(self) -> None:
         await self._runner.drain()
-
-    async def load(self) -> int:
-        return self._runner.load()
 
 
 async def opened_kernel(settings: Settings, **options: Any) -> tuple[Any, Kernel]:

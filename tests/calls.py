@@ -1,5 +1,6 @@
 """What surrounds a node in tests: the models there are, the real node types, and a call that remembers."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,17 @@ class KnownModels:
 
     def cost(self, model_id: str, tokens: Tokens) -> float | None:
         return None
+
+
+class Calls:
+    """Counts in memory what the platform counts in its store."""
+
+    def __init__(self) -> None:
+        self.seen: Counter[str] = Counter()
+
+    async def next(self, key: str) -> int:
+        self.seen[key] += 1
+        return self.seen[key]
 
 
 MODELS = KnownModels()

@@ -147,7 +147,8 @@ class Performer:
         return graph
 
     async def _completion(self, claim: Claim, engine: Engine, output: Any) -> tuple[Event, Ending]:
-        facts = _totals(engine)
+        totals = Totals.of(engine.records)
+        facts = _facts(totals)
         text = stored_form(output)
         shown: dict[str, Any] = {"output": output}
         if len(text) > INLINE_OUTPUT:
@@ -155,7 +156,6 @@ class Performer:
             shown = {"output": None, "output_link": f"/v1/executions/{claim.execution_id}"}
         else:
             facts["output"] = text
-        totals = Totals.of(engine.records)
         result = shown | {"tokens_used": totals.tokens_used, "cost": totals.cost}
         event = ExecutionCompleted(
             timestamp=self._now(),
@@ -238,7 +238,10 @@ class Stop:
 
 
 def _totals(engine: Engine) -> dict[str, bytes]:
-    totals = Totals.of(engine.records)
+    return _facts(Totals.of(engine.records))
+
+
+def _facts(totals: Totals) -> dict[str, bytes]:
     facts = {"tokens_used": b"%d" % totals.tokens_used}
     return facts | ({"cost": repr(totals.cost).encode()} if totals.cost is not None else {})
 

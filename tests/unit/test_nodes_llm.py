@@ -1,5 +1,4 @@
 import asyncio
-from collections import Counter
 from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Any
 
@@ -12,20 +11,9 @@ from kernel.models.seam import ChatModel, ChatRequest, Finish, ModelInfo, TextDe
 from kernel.nodes.contract import ModelUse
 from kernel.nodes.llm import LlmConfig, LlmNode
 from kernel.nodes.sandbox import Sandbox
-from tests.calls import RecordedCall
+from tests.calls import Calls, RecordedCall
 
 pytestmark = pytest.mark.anyio
-
-
-class Calls:
-    """Counts in memory what the platform counts in its store."""
-
-    def __init__(self) -> None:
-        self.seen: Counter[str] = Counter()
-
-    async def next(self, key: str) -> int:
-        self.seen[key] += 1
-        return self.seen[key]
 
 
 class Recorder:

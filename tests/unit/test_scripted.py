@@ -1,7 +1,6 @@
 """The scripted model says what its script says and fails when told to."""
 
 import asyncio
-from collections import Counter
 
 import pytest
 from pydantic import ValidationError
@@ -9,19 +8,9 @@ from pydantic import ValidationError
 from kernel.errors import ProviderError
 from kernel.models.scripted import Script, ScriptedModel
 from kernel.models.seam import ChatRequest, Finish, Message, TextDelta, Tokens
+from tests.calls import Calls
 
 pytestmark = pytest.mark.anyio
-
-
-class Calls:
-    """A `CallCounter` in memory."""
-
-    def __init__(self) -> None:
-        self.seen: Counter[str] = Counter()
-
-    async def next(self, key: str) -> int:
-        self.seen[key] += 1
-        return self.seen[key]
 
 
 class Sleeper:
