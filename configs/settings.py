@@ -61,6 +61,17 @@ class Runner(Topic):
     coalesce_ms: int = Field(50, ge=0, description="time over which token events are gathered")
 
 
+class Metering(Topic):
+    plans: Path = Field(CONFIGS / "plans.yaml", description="file of the plans there are")
+    prices: Path = Field(
+        CONFIGS / "prices.yaml", description="file of what models and this installation cost"
+    )
+    actors: int = Field(1, ge=1, le=16, description="metering actors; workspaces are spread over them")
+    close_after_s: int = Field(600, ge=0, description="how long after its end an hour still takes late usage")
+    roll_every_s: float = Field(60.0, gt=0, description="time between two rounds that close hours and days")
+    sample_every_s: float = Field(900.0, gt=0, description="time between two samples of what is stored")
+
+
 class Retention(Topic):
     after_s: int = Field(86_400, ge=0, description="ended executions older than this move to Parquet")
     every_s: float = Field(30.0, gt=0, description="time between two archiving rounds")
@@ -90,6 +101,7 @@ class Settings(BaseSettings):
     api: Api = Api()
     cluster: Cluster = Cluster()
     runner: Runner = Runner()
+    metering: Metering = Metering()
     retention: Retention = Retention()
 
     @field_validator("egress_allow", mode="before")

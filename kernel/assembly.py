@@ -24,7 +24,8 @@ from kernel.executions.performer import Performer
 from kernel.executions.placement import Here, Placement
 from kernel.executions.watch import Watch
 from kernel.ids import new_id
-from kernel.metering.plans import load_plans
+from kernel.metering.plans import Plans
+from kernel.metering.tariff import Tariff
 from kernel.models.catalog import Catalog
 from kernel.models.scripted import ScriptedModel
 from kernel.models.seam import ChatModel
@@ -61,6 +62,8 @@ class Kernel:
     egress: Egress
     models: Catalog
     node_types: Mapping[str, NodeType]
+    plans: Plans
+    tariff: Tariff
     access: Access
     agents: Agents
     executions: Executions
@@ -112,7 +115,8 @@ class Kernel:
         check_flow = partial(_check_flow, node_types, models)
         agents = Agents(store, clock, check_flow)
         objects = ObjectStore(settings.root / "objects")
-        execution_store, archive, plans = ExecutionStore(store), Archive(store, objects), load_plans()
+        execution_store, archive = ExecutionStore(store), Archive(store, objects)
+        plans = Plans(settings.metering.plans, clock)
         lookup = Lookup(execution_store, archive)
         return cls(
             settings=settings,
@@ -124,7 +128,9 @@ class Kernel:
             egress=egress,
             models=models,
             node_types=node_types,
-            access=Access(store, subscriptions, clock, read_pepper(settings.root), plans),
+            plans=plans,
+            tariff=Tariff.load(settings.metering.prices),
+            access=Access(store, subscriptions, clock, read_pepper(settings.root), plans.all()),
             agents=agents,
             executions=Executions(
                 store=execution_store,

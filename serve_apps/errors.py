@@ -1,5 +1,6 @@
 """The one place where an error becomes an answer: whatever was raised, it has the shape of `CodexError`."""
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import islice
@@ -84,7 +85,7 @@ def headers(scope: Scope, error: CodexError) -> dict[str, str]:
     if isinstance(error, MethodNotAllowed):
         extra["allow"] = ", ".join(error.details["allowed"])
     if error.retry_after is not None:
-        extra["retry-after"] = str(max(1, round(error.retry_after)))
+        extra["retry-after"] = str(max(1, math.ceil(error.retry_after)))
     return extra
 
 

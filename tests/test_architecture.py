@@ -133,6 +133,7 @@ def test_keys_of_a_workspace_carry_it_in_their_name() -> None:
         "user",
         "user_workspaces",
         "owner",
+        "metered",
     }
 
 

@@ -16,6 +16,8 @@ class Principal:
     environment: str
     plan: str
     scopes: frozenset[str]
+    overrides: str = ""
+    """Limits of the workspace that differ from its plan's, as JSON."""
     agents: frozenset[str] | None = None
     collections: frozenset[str] | None = None
 

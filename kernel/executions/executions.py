@@ -17,7 +17,7 @@ from kernel.executions.order import ExecutionFilter, Order, Spec, Started
 from kernel.executions.record import NodeRecord, parse_nodes, shown, shown_node, shown_row
 from kernel.executions.watch import StreamEvent, Watch
 from kernel.ids import first_id_at, is_id, new_id
-from kernel.metering.plans import Plan
+from kernel.metering.plans import Plans
 from kernel.paging import Page, PageQuery
 from kernel.storage.archive import Archive
 from kernel.storage.executions import AgentChanged, Creation, ExecutionStore, StoredExecution
@@ -36,7 +36,7 @@ class Executions:
     objects: ObjectStore
     watch: Watch
     clock: Clock
-    plans: Mapping[str, Plan]
+    plans: Plans
     check_flow: Callable[[Flow], Awaitable[Sequence[Problem]]]
     room: Room
 
@@ -209,7 +209,7 @@ class Executions:
                     priority=spec.options.priority,
                     now_ms=now,
                     first_event=started.encode(),
-                    slots=self._plan(who).concurrent,
+                    slots=self.plans.of(who.plan, who.overrides).concurrent,
                     reply_to=self.watch.address if wait else "",
                     idempotency_record=idempotency_record,
                     labels=tuple(f"{name}={value}" for name, value in spec.options.labels.items()),
@@ -220,14 +220,6 @@ class Executions:
             self.watch.forget(execution_id)
             raise
         return Started(execution_id, now)
-
-    def _plan(self, who: Principal) -> Plan:
-        if who.plan not in self.plans:
-            raise Conflict(
-                f"The workspace's plan '{who.plan}' is not one of this installation",
-                {"reason": "unknown_plan"},
-            )
-        return self.plans[who.plan]
 
     async def _stored(self, workspace_id: str, execution_id: str) -> StoredExecution:
         stored = await self.lookup.stored(workspace_id, execution_id)

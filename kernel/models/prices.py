@@ -1,4 +1,4 @@
-"""What models cost: the table `configs/prices.yaml`, and the command that writes it.
+"""What models cost: the table `models` of `configs/prices.yaml`, and the command that writes it.
 
 The prices are those of the package genai-prices. It is not imported at run time: it takes 19 MB and 0.4 s in
 every process that prices a call. `python -m kernel.models.prices` writes the table anew.
@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import indent
 from typing import Any, Self
 
 import yaml
@@ -20,9 +21,10 @@ from kernel.models.seam import Tokens
 FILE = CONFIGS / "prices.yaml"
 PROVIDERS = ("openai", "anthropic", "mistral", "groq")
 HEAD = """\
-# What models cost, USD per million tokens, as genai-prices {version} knows it.
-# Written by `python -m kernel.models.prices`: do not edit. A name that ends in * stands for all that begin
-# so; above `up_to` input tokens another price applies, which is not known here.
+# Of genai-prices {version}, written by `python -m kernel.models.prices`: do not edit below this line. USD per
+# million tokens. A name that ends in * stands for all that begin so; above `up_to` input tokens another price
+# applies, which is not known here.
+models:
 """
 
 
@@ -72,7 +74,7 @@ class Prices:
 
     @classmethod
     def load(cls, file: Path = FILE) -> Self:
-        table = yaml.load(file.read_bytes(), yaml.CSafeLoader)
+        table = yaml.load(file.read_bytes(), yaml.CSafeLoader)["models"]
         return cls(TypeAdapter(dict[str, list[Price]]).validate_python(table))
 
     def of(self, provider: str, name: str) -> Price | None:
@@ -85,10 +87,12 @@ class Prices:
 
 
 def write(file: Path = FILE) -> None:
-    """Takes the prices of today from the installed genai-prices."""
+    """Takes the prices of today from the installed genai-prices; what stands before them in the file stays."""
+    own, _, _ = file.read_text().partition("# Of genai-prices")
     head = HEAD.format(version=version("genai-prices"))
     table = {provider: list(rows) for provider, rows in _known()}
-    file.write_text(head + yaml.dump(table, default_flow_style=None, sort_keys=False, width=1000))
+    models = yaml.dump(table, default_flow_style=None, sort_keys=False, width=1000)
+    file.write_text(own + head + indent(models, "  "))
 
 
 def _known() -> Iterator[tuple[str, Iterator[dict[str, Any]]]]:

@@ -40,8 +40,20 @@ SHARD_KEYS = {
     "agents_turn": "{ws}:agents:turn",  # counter of changes to these sets: how old a counted total is
     # requests
     "idempotency": "{ws}:idem:{id}",  # hash: fingerprint, state, answer; lives 24 h
+    # metering
+    "bucket": "{ws}:bucket",  # hash: tat and emission, µs: how far the request bucket is drained
+    "lease": "{ws}:lease:{holder}",  # hash: the last lease a holder took; lives for seconds
+    "usage": "{ws}:usage:{hour}",  # hash of an hour since the epoch: `<metric>` or `<metric>|<kind>|<value>` -> count
+    "usage_closed": "{ws}:usage_closed",  # string: the last hour that nothing is added to any more
+    "metered": "metered",  # zset of workspaces, by their oldest hour that is not in Parquet
+    "spend": "{ws}:spend:{period}",  # hash of a UTC day or month: `<metric>` or `<metric>|<kind>|<value>` -> count
+    "budgets": "{ws}:budgets",  # hash: `<period>|<kind>|<value>` -> budget as JSON
+    "alerts": "{ws}:alerts:{period}",  # hash: `<kind>|<value>|<threshold>` -> when it was reached
+    "removed": "{ws}:removed",  # hash: `<day>|<metric>` -> what deleted executions had used
+    "outbox": "{ws}:outbox",  # stream: events to tell others of, field e = event as JSON
     # access
-    "workspace": "{ws}:workspace",  # hash: name, plan, status, created_at
+    "workspace": "{ws}:workspace",  # hash: name, plan, limits (overrides as JSON), status, created_at
+    "audit": "{ws}:audit",  # zset, score 0, of `<event id> <entry as JSON>`: only ever added to
     "workspace_keys": "{ws}:keys",  # zset of key ids, score 0
     "members": "{ws}:members",  # hash: user id -> role
     "key": "key:{id}",  # hash: an API key; its id is made to fall in its workspace's shard

@@ -103,12 +103,14 @@ class TestExecute:
             {"field": "options.labels", "reason": "must have at most 50 items, not 51"}
         ]
 
-    async def test_a_plan_that_is_gone(self, owner: Client, kernel: Kernel) -> None:
+    async def test_a_plan_that_is_gone_counts_as_the_basic_one(self, owner: Client, kernel: Kernel) -> None:
         who = await kernel.access.authenticate(owner.key or "")
         await AccessStore(kernel.store).set_workspace(who.workspace_id, "plan", "gone")
         kernel.access._authentication.forget_all()
-        answer = await owner("POST", "/v1/executions", {"flow": HELLO})
-        assert (answer.status_code, answer.json()["error"]["details"]) == (409, {"reason": "unknown_plan"})
+        for _ in range(10):
+            await owner.execution(FOREVER)
+        refused = await owner("POST", "/v1/executions", {"flow": FOREVER})
+        assert refused.json()["error"]["details"] == {"limit": "concurrent", "max": 10}
 
     async def test_an_inactive_agent(self, owner: Client) -> None:
         agent = await owner.agent()
