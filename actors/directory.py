@@ -4,13 +4,14 @@ Everything else in `actors/` is plain Python. What crosses the boundary are froz
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
 from actors.errands import ErrandWorker
+from actors.meter import MeteringHost
 from actors.models import ModelWorker
 from actors.runner import RunnerHost
 from actors.supervisor import SupervisorHost
@@ -18,11 +19,13 @@ from kernel.agents.flow import Resources
 from kernel.errors import CodexError, ProviderError, Unavailable
 from kernel.executions.placement import Errand, Piece
 from kernel.models.seam import ChatRequest, Finish, TextDelta
+from kernel.storage.meter import Ask, Settled
 
 NAMESPACE = "codexos"
 MODEL_WORKER = "model-worker"
 SUPERVISOR = "supervisor"
 RUNNER = "runner-"
+METER = "metering-"
 
 FOREVER: dict[str, Any] = {
     "namespace": NAMESPACE,
@@ -41,11 +44,12 @@ def connect() -> None:
         ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
 
 
-def start() -> None:
-    """Starts the supervisor and with it the runners. Returns when a runner is ready for work."""
+def start(meters: int) -> None:
+    """Starts the meters, the supervisor and with it the runners. Returns when a runner is ready for work."""
     connect()
-    supervisor = _start(SupervisorHost, SUPERVISOR, RayFleet())
-    ray.get(supervisor.ready.remote())
+    started = [_start(MeteringHost, f"{METER}{lane}") for lane in range(meters)]
+    started.append(_start(SupervisorHost, SUPERVISOR, RayFleet()))
+    ray.get([actor.ready.remote() for actor in started])
 
 
 def here() -> str:
@@ -89,6 +93,20 @@ class RayFleet:
             return
         if await _answer(worker.idle_s.remote()) > after_s:
             ray.kill(worker)
+
+
+class RemoteMeter:
+    """The metering actors (`kernel.metering.admission.Meter`), as every API replica reaches them."""
+
+    def __init__(self, lanes: int):
+        self.lanes = lanes
+        self._actors: dict[int, Any] = {}
+
+    async def settle(self, lane: int, asks: Sequence[Ask]) -> Sequence[Settled]:
+        if lane not in self._actors:
+            self._actors[lane] = await _asked(ray.get_actor, f"{METER}{lane}", NAMESPACE)
+        settled: Sequence[Settled] = await _answer(self._actors[lane].settle.remote(asks))
+        return settled
 
 
 class RemoteModel:

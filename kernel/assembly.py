@@ -24,6 +24,7 @@ from kernel.executions.performer import Performer
 from kernel.executions.placement import Here, Placement
 from kernel.executions.watch import Watch
 from kernel.ids import new_id
+from kernel.metering.admission import Admission, Meter
 from kernel.metering.plans import Plans
 from kernel.metering.tariff import Tariff
 from kernel.models.catalog import Catalog
@@ -37,6 +38,7 @@ from kernel.storage.archive import Archive
 from kernel.storage.calls import Calls
 from kernel.storage.executions import ExecutionStore
 from kernel.storage.idempotency import Idempotency
+from kernel.storage.meter import MeterStore
 from kernel.storage.migrations import migrate
 from kernel.storage.objects import ObjectStore
 from kernel.storage.queue import QueueStore
@@ -64,6 +66,7 @@ class Kernel:
     node_types: Mapping[str, NodeType]
     plans: Plans
     tariff: Tariff
+    admission: Admission
     access: Access
     agents: Agents
     executions: Executions
@@ -79,21 +82,24 @@ class Kernel:
         *,
         clock: Clock | None = None,
         local: ChatModel | None = None,
+        meter: Meter | None = None,
         name: str = "api",
     ) -> AsyncGenerator["Kernel"]:
         """Connects, brings the data up to date, and listens. Raises Unavailable, DataTooNew.
 
         local: the local model as this process reaches it; without one it can be named but not run here.
+        meter: who grants requests; without one this process asks the store itself.
         """
         clock = clock or SystemClock()
         async with opened(settings.store.url, name) as store:
             await migrate(store)
             sandbox, subscriptions = Sandbox(), Subscriptions(store)
-            kernel = cls._wired(settings, clock, store, subscriptions, sandbox, local)
+            kernel = cls._wired(settings, clock, store, subscriptions, sandbox, local, meter)
             try:
                 await kernel.access.open()
                 yield kernel
             finally:
+                await kernel.admission.close()
                 await kernel.access.close()
                 await subscriptions.close()
                 await kernel.models.aclose()
@@ -108,6 +114,7 @@ class Kernel:
         subscriptions: Subscriptions,
         sandbox: Sandbox,
         local: ChatModel | None,
+        meter: Meter | None,
     ) -> "Kernel":
         egress = Egress(settings.egress_allow, own=(settings.api.host, *settings.api.hosts))
         models = _models(settings, clock, store, egress, local)
@@ -130,6 +137,7 @@ class Kernel:
             node_types=node_types,
             plans=plans,
             tariff=Tariff.load(settings.metering.prices),
+            admission=Admission(meter or MeterStore(store)),
             access=Access(store, subscriptions, clock, read_pepper(settings.root), plans.all()),
             agents=agents,
             executions=Executions(

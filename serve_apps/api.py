@@ -31,6 +31,12 @@ ROUTERS = (
     system.router,
     system.people,
 )
+EXPOSED = [
+    *("x-request-id", "etag", "location", "link", "retry-after", "idempotent-replayed"),
+    *("x-ratelimit-plan", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
+    *("ratelimit-policy", "ratelimit"),
+]
+"""Headers that pages of the allowed origins may read."""
 ANSWERED = (CodexError, HTTPException, RequestValidationError, WebSocketRequestValidationError)
 
 
@@ -69,6 +75,6 @@ def _cors(settings: Settings) -> list[Middleware]:
             allow_origins=settings.api.cors_origins,
             allow_methods=["GET", "POST", "PATCH", "DELETE"],
             allow_headers=["authorization", "content-type", "idempotency-key", "if-match", "if-none-match"],
-            expose_headers=["x-request-id", "etag", "location", "link", "retry-after", "idempotent-replayed"],
+            expose_headers=EXPOSED,
         )
     ]

@@ -34,8 +34,9 @@ class Edge:
             return await self._app(scope, receive, send)
         name = request_id(scope["headers"])
         REQUEST_ID.set(name)
-        tagged = _Tagged(send, name, scope.get("method") == "HEAD")
+        without_body = scope.get("method") == "HEAD"
         scope = canonical(scope) | {"request_id": name}
+        tagged = _Tagged(send, scope, without_body)
         try:
             await self._app(scope, receive, tagged)
         except Exception as error:
@@ -58,17 +59,18 @@ def canonical(scope: Scope) -> dict[str, Any]:
 
 
 class _Tagged:
-    """`send` that puts the request id on the answer and keeps its status."""
+    """`send` that puts the request id and the limits on the answer and keeps its status."""
 
-    def __init__(self, send: Send, name: str, without_body: bool):
-        self._send, self._header, self._without_body = send, (b"x-request-id", name.encode()), without_body
+    def __init__(self, send: Send, scope: Scope, without_body: bool):
+        self._send, self._scope, self._without_body = send, scope, without_body
         self.status = 0
 
     async def __call__(self, message: Message) -> None:
         kind = message["type"]
         if kind in STARTS:
             self.status = message.get("status", 101)
-            message["headers"] = [*message.get("headers", ()), self._header]
+            own = (b"x-request-id", self._scope["request_id"].encode())
+            message["headers"] = [*message.get("headers", ()), own, *self._scope.get("told", ())]
         elif self._without_body and kind == "http.response.body":
             message = {**message, "body": b""}
         await self._send(message)

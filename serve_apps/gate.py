@@ -1,4 +1,4 @@
-"""Authentication in front of every route under `/v1`: without a valid key nothing there is reached.
+"""In front of every route under `/v1`: without a valid key nothing there is reached, nor beyond the plan's limits.
 
 The few public paths are listed here. Streams may be opened by a ticket or a subprotocol instead of the
 header, because browsers cannot set one.
@@ -11,9 +11,11 @@ from urllib.parse import parse_qs
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kernel.access.principal import Principal
 from kernel.assembly import Kernel
 from kernel.clock import Clock
 from kernel.errors import AuthenticationError, RateLimitError, Unavailable
+from serve_apps import limits
 
 PUBLIC = frozenset({"/v1/openapi.json"})
 GUARDED = "/v1/"
@@ -26,7 +28,7 @@ MAX_ADDRESSES = 10_000
 
 
 class Gate:
-    """Puts `principal` and `token` (empty for a ticket) into the scope."""
+    """Puts `principal`, `token` (empty for a ticket) and `told` (headers of the limits) into the scope."""
 
     def __init__(self, app: ASGIApp):
         self._app = app
@@ -42,15 +44,27 @@ class Gate:
         if kernel is None:
             raise Unavailable("The API is starting", {"reason": "starting"})
         try:
-            if ticket := _ticket(scope):
-                key_id = await kernel.tickets.redeem(ticket, scope["path"].split("/")[3])
-                scope["token"], scope["principal"] = "", await kernel.access.principal(key_id)
-            else:
-                scope["token"] = token = bearer(scope)
-                scope["principal"] = await kernel.access.authenticate(token)
+            scope["principal"] = who = await self._identify(kernel, scope)
         except AuthenticationError:
             self._count(kernel.clock, scope)
             raise
+        await self._meter(kernel, scope, who)
+
+    async def _identify(self, kernel: Kernel, scope: Scope) -> Principal:
+        if ticket := _ticket(scope):
+            key_id = await kernel.tickets.redeem(ticket, scope["path"].split("/")[3])
+            scope["token"] = ""
+            return await kernel.access.principal(key_id)
+        scope["token"] = token = bearer(scope)
+        return await kernel.access.authenticate(token)
+
+    async def _meter(self, kernel: Kernel, scope: Scope, who: Principal) -> None:
+        scope["told"] = [limits.plan_header(who.plan)]
+        limit = kernel.plans.of(who.plan, who.overrides).limit
+        standing = await kernel.admission.admit(who.workspace_id, who.key_id, limit)
+        scope["told"] = limits.headers(who.plan, standing, kernel.clock)
+        if not standing.admitted:
+            raise limits.refusal(standing)
 
     def _count(self, clock: Clock, scope: Scope) -> None:
         self._bad_keys = self._bad_keys or BadKeys(clock)

@@ -1,12 +1,15 @@
 """The Serve application: replicas that each serve the whole API."""
 
+from functools import partial
 from typing import Any
 
 from ray import serve
 from ray.serve import Application
 from starlette.types import Receive, Scope, Send
 
+from actors.directory import RemoteMeter
 from configs.settings import Settings
+from kernel.assembly import Kernel
 from serve_apps.api import create_app
 
 OPTIONS: dict[str, Any] = {
@@ -24,7 +27,8 @@ class Door:
     """The application as a bare ASGI callable: from one with routes Serve would match each request a second time."""
 
     def __init__(self, settings: Settings):
-        self._app = create_app(settings)
+        meter = RemoteMeter(settings.metering.actors)
+        self._app = create_app(settings, partial(Kernel.opened, meter=meter))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await self._app(scope, receive, send)

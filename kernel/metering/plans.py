@@ -1,7 +1,7 @@
 """The plans there are, as `configs/plans.yaml` lists them, and what a workspace has of its own."""
 
 from collections.abc import Mapping
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 
 from configs.settings import CONFIGS
 from kernel.clock import Clock
+from kernel.metering.limits import Limit
 
 log = structlog.get_logger()
 
@@ -19,6 +20,7 @@ FILE = CONFIGS / "plans.yaml"
 BASIC = "free"
 """The plan of a workspace nobody chose one for, or whose plan is gone."""
 MOST = 3_600_000_000
+HOURS_OF_A_YEAR = 8_760
 LOOK_EVERY_MS = 500
 
 
@@ -36,7 +38,16 @@ class Plan(BaseModel):
     def paired(self) -> Self:
         if (self.requests_per_hour is None) != (self.burst is None):
             raise ValueError("requests_per_hour and burst are limited together or not at all")
+        if self.burst and self.requests_per_hour and self.burst > self.requests_per_hour * HOURS_OF_A_YEAR:
+            raise ValueError("burst must be at most what a year brings")
         return self
+
+    @cached_property
+    def limit(self) -> Limit | None:
+        """Of requests; None is unlimited."""
+        if self.requests_per_hour is None or self.burst is None:
+            return None
+        return Limit.hourly(self.requests_per_hour, self.burst)
 
 
 _PLANS = TypeAdapter(dict[str, Plan])

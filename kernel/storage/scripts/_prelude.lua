@@ -47,6 +47,16 @@ local function set_agent_status(ws, agent, status)
   redis.call('INCR', K.agents_turn(ws))
 end
 
+-- The hour that usage of this moment is added to: its own, or the first open one (and true) when that is closed.
+local function use_hour(ws, ms)
+  local hour = math.floor(ms / 3600000)
+  local closed = tonumber(redis.call('GET', K.usage_closed(ws)) or -1)
+  local late = hour <= closed
+  if late then hour = closed + 1 end
+  if redis.call('EXISTS', K.usage(ws, hour)) == 0 then redis.call('ZADD', K.metered(), 'NX', hour, ws) end
+  return hour, late
+end
+
 -- An agent errs after five ends in a row that failed; a success clears it. `inactive` is left to people.
 local function count_end(ws, agent, status)
   if agent == '' or redis.call('EXISTS', K.agent(ws, agent)) == 0 then return end

@@ -1,0 +1,352 @@
+"""Limits of requests: never more than the bucket allows, in any window, whatever replicas and clocks do."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kernel.errors import Unavailable
+from kernel.metering import admission
+from kernel.metering.admission import Admission, Standing
+from kernel.metering.limits import SECOND, Bucket, Lease, Limit, settle
+from kernel.storage import keys
+from kernel.storage.meter import Ask, MeterStore, Settled
+from kernel.storage.store import Store
+
+FREE = Limit.hourly(1_000, 50)
+WIDE = Limit.hourly(3_600_000, 200)
+HOLDERS = 3
+NOON = 1_800_000_000 * SECOND
+
+limits = st.builds(
+    Limit, st.integers(1_000, 10 * SECOND), st.one_of(st.integers(1, 80), st.integers(64, 2_000))
+)
+steps = st.lists(
+    st.tuples(
+        st.sampled_from(["ask", "ask", "ask", "spend", "spend", "back", "crash", "set back"]),
+        st.integers(0, HOLDERS - 1),
+        st.integers(0, 300),
+        st.integers(0, 400_000),
+    ),
+    max_size=60,
+)
+
+
+@dataclass
+class World:
+    """Some replicas that ask, spend, give back and die; `spends` are moments of true time, which only passes."""
+
+    limit: Limit
+    bucket: Bucket
+    clock: int = NOON
+    true: int = 0
+    leases: list[Lease] = field(default_factory=lambda: [Lease()] * HOLDERS)
+    left: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)] * HOLDERS)
+    spends: list[int] = field(default_factory=list)
+
+    def pass_time(self, us: int) -> None:
+        self.clock += us
+        self.true += us
+
+    def step(self, what: str, holder: int, amount: int) -> None:
+        match what:
+            case "ask":
+                self.settle(holder, back=0, waiting=amount % 7, spare=amount)
+            case "back":
+                self.settle(holder, back=self.spare(holder), waiting=0, spare=0)
+            case "spend":
+                self.spend(holder, amount)
+            case "crash":
+                self.left[holder], self.leases[holder] = (0, 0), Lease()
+            case "set back":
+                self.clock -= amount * SECOND
+
+    def spare(self, holder: int) -> int:
+        """Of the holder's lease, by its own clock."""
+        left, until = self.left[holder]
+        return left if self.true <= until else 0
+
+    def settle(self, holder: int, back: int, waiting: int, spare: int) -> None:
+        kept = self.spare(holder) - back
+        self.bucket, self.leases[holder], grant = settle(
+            self.limit, self.bucket, self.leases[holder], self.clock, back, kept, waiting, spare
+        )
+        assert 0 <= grant.granted <= waiting and 0 <= grant.spare <= spare
+        self.left[holder] = (grant.kept + grant.spare, self.true + self.limit.hold)
+        self.spends += [self.true] * grant.granted
+
+    def spend(self, holder: int, amount: int) -> None:
+        spent = min(self.spare(holder), amount)
+        self.left[holder] = (self.left[holder][0] - spent, self.left[holder][1])
+        self.spends += [self.true] * spent
+
+
+def over(spends: Sequence[int], limit: Limit) -> int:
+    """How many more than the limit allows were spent in the worst window."""
+    worst, tat = 0, 0
+    for moment in spends:
+        tat = max(tat, moment) + limit.emission
+        worst = max(worst, tat - moment - limit.capacity)
+    return -(-worst // limit.emission)
+
+
+@given(limits, steps)
+@settings(max_examples=400, deadline=None)
+def test_no_window_ever_holds_more_than_the_limit(
+    limit: Limit, plan: list[tuple[str, int, int, int]]
+) -> None:
+    world = World(limit, Bucket(0, NOON, limit.emission))
+    for what, holder, amount, passed in plan:
+        world.step(what, holder, amount)
+        world.pass_time(passed)
+    assert over(world.spends, limit) <= 0
+
+
+@given(limits, steps)
+@settings(max_examples=200, deadline=None)
+def test_what_is_given_back_can_be_spent_again(limit: Limit, plan: list[tuple[str, int, int, int]]) -> None:
+    """Nothing is lost but by a crash: with all returned, the bucket has used what was spent, and the hold once."""
+    world = World(limit, Bucket(0, NOON, limit.emission))
+    for what, holder, amount, _ in plan:
+        if what in ("ask", "spend"):
+            world.step(what, holder, amount)
+    for holder in range(HOLDERS):
+        world.step("back", holder, 0)
+    assert world.bucket.debt <= len(world.spends) * limit.emission + limit.hold
+
+
+def test_a_full_bucket_has_the_burst_and_then_one_at_a_time() -> None:
+    bucket, _, grant = settle(FREE, Bucket(0, NOON, FREE.emission), Lease(), NOON, 0, 0, 200, 0)
+    assert (grant.granted, grant.remaining, grant.wait) == (50, 0, 3_600_000)
+    bucket, _, early = settle(FREE, bucket, Lease(), NOON + 3_599_999, 0, 0, 5, 0)
+    assert (early.granted, early.wait) == (0, 1)
+    _, _, due = settle(FREE, bucket, Lease(), NOON + 3_600_000, 0, 0, 5, 0)
+    assert due.granted == 1
+
+
+def test_a_small_bucket_spares_nothing() -> None:
+    _, lease, grant = settle(FREE, Bucket(0, NOON, FREE.emission), Lease(), NOON, 0, 0, 1, 100)
+    assert (grant.granted, grant.spare, lease.spare) == (1, 0, 0)
+
+
+def test_the_last_quarter_is_for_those_who_wait() -> None:
+    _, _, grant = settle(WIDE, Bucket(0, NOON, WIDE.emission), Lease(), NOON, 0, 0, 1, 1_000)
+    assert 140 - WIDE.hold // WIDE.emission <= grant.spare <= 150
+
+
+def test_another_limit_finds_as_many_used() -> None:
+    used_up, _, _ = settle(FREE, Bucket(0, NOON, FREE.emission), Lease(), NOON, 0, 0, 50, 0)
+    pro = Limit.hourly(10_000, 500)
+    _, _, grant = settle(pro, used_up, Lease(), NOON, 0, 0, 0, 0)
+    assert grant.remaining == 450
+
+
+def test_a_clock_that_was_set_back_refills_nothing_and_locks_nobody_out() -> None:
+    used_up, _, _ = settle(FREE, Bucket(0, NOON, FREE.emission), Lease(), NOON, 0, 0, 50, 0)
+    hour_ago = NOON - 3600 * SECOND
+    bucket, _, grant = settle(FREE, used_up, Lease(), hour_ago, 0, 0, 1, 0)
+    assert (grant.granted, grant.wait) == (0, 3_600_000)
+    _, _, later = settle(FREE, bucket, Lease(), hour_ago + 3_600_000, 0, 0, 1, 0)
+    assert later.granted == 1
+
+
+class TestInRedis:
+    @given(
+        limit=limits,
+        plan=st.lists(st.tuples(*[st.integers(0, 40)] * 4, st.integers(-500_000, 500_000)), max_size=12),
+    )
+    @settings(max_examples=25, deadline=None)
+    def test_the_script_does_the_same_arithmetic(
+        self, valkey_url: str, limit: Limit, plan: list[tuple[int, int, int, int, int]]
+    ) -> None:
+        asyncio.run(_compare(valkey_url, limit, plan))
+
+    @pytest.mark.anyio
+    async def test_an_ask_sent_twice_is_settled_once(self, store: Store) -> None:
+        meter = MeterStore(store)
+        ask = _ask(FREE, 1, waiting=30)
+        first, again = await meter.settle_at(ask), await meter.settle_at(ask)
+        assert first == again and first.granted == 30
+        assert (await meter.settle_at(_ask(FREE, 2, waiting=30))).granted == 20
+
+    @pytest.mark.anyio
+    async def test_what_is_granted_is_counted_and_what_comes_back_is_not(self, store: Store) -> None:
+        meter = MeterStore(store)
+        settled = await meter.settle_at(_ask(WIDE, 1, waiting=2, spare=20))
+        assert settled[:2] == (2, 20)
+        assert await _counted(store) == {b"r": b"22", b"r|k|key_1": b"22"}
+        await meter.settle_at(_ask(WIDE, 2, back=15))
+        assert await _counted(store) == {b"r": b"7", b"r|k|key_1": b"7"}
+
+    @pytest.mark.anyio
+    async def test_without_a_limit_all_are_granted_and_counted(self, store: Store) -> None:
+        ask = _ask(None, 1, waiting=3, spare=4)
+        assert (await MeterStore(store).settle_at(ask))[:2] == (3, 4)
+        assert (await _counted(store))[b"r"] == b"7"
+
+
+def _ask(limit: Limit | None, number: int, **wanted: int) -> Ask:
+    numbers = (limit.emission, limit.burst, limit.hold) if limit else (0, 0, 250_000)
+    rest = {"back": 0, "kept": 0, "waiting": 0, "spare": 0} | wanted
+    return Ask("ws_1", "holder", "key_1", number, *numbers, **rest)
+
+
+async def _counted(store: Store) -> dict[bytes, bytes]:
+    names = await store.call("KEYS", f"{keys.prefix_of('ws_1')}:ws_1:usage:*")
+    flat = await store.call("HGETALL", names[0])
+    return dict(zip(flat[::2], flat[1::2], strict=True))
+
+
+async def _compare(url: str, limit: Limit, plan: list[tuple[int, int, int, int, int]]) -> None:
+    store = Store(url, "test")
+    try:
+        await store.call("FLUSHALL")
+        bucket, lease, now, meter = Bucket(0, NOON, limit.emission), Lease(), NOON, MeterStore(store)
+        for number, (back, kept, waiting, spare, passed) in enumerate(plan, 1):
+            now += passed
+            bucket, lease, grant = settle(limit, bucket, lease, now, back, kept, waiting, spare)
+            numbers = (limit.emission, limit.burst, limit.hold, back, kept, waiting, spare)
+            settled = await meter.settle_at(Ask("ws_1", "holder", "key_1", number, *numbers), now)
+            assert settled == (
+                grant.granted,
+                grant.spare,
+                grant.remaining,
+                grant.wait,
+                grant.full,
+                grant.kept,
+            )
+    finally:
+        await store.close()
+
+
+@dataclass
+class Desk:
+    """A meter whose answers the test lets through, over an endless bucket unless it says otherwise."""
+
+    lanes: int = 1
+    asks: list[Ask] = field(default_factory=list)
+    fails: int = 0
+    answer: Settled | None = None
+    calls: int = 0
+    busy: int = 0
+
+    async def settle(self, lane: int, asks: Sequence[Ask]) -> list[Settled]:
+        assert self.busy == 0, "one call in flight"
+        self.busy, self.calls = 1, self.calls + 1
+        await asyncio.sleep(0)
+        self.busy = 0
+        if self.fails:
+            self.fails -= 1
+            raise Unavailable("away")
+        self.asks += asks
+        return [self.answer or Settled(ask.waiting, ask.spare, 1_000, 0, 0, ask.kept) for ask in asks]
+
+
+class Hands:
+    """A clock moved by hand."""
+
+    def __init__(self) -> None:
+        self.s = 100.0
+
+    def __call__(self) -> float:
+        return self.s
+
+
+@pytest.mark.anyio
+class TestAdmission:
+    async def test_those_who_come_together_leave_in_one_call(self) -> None:
+        desk = Desk()
+        standings = await asyncio.gather(*(Admission(desk).admit("ws_1", "key_1", WIDE) for _ in range(1)))
+        many = Admission(desk)
+        standings += await asyncio.gather(
+            *(many.admit(f"ws_{n}", f"key_{n}", WIDE) for n in range(20) for _ in range(3))
+        )
+        assert all(standing.admitted for standing in standings)
+        assert desk.calls <= 3
+
+    async def test_a_slow_caller_asks_for_one_at_a_time(self) -> None:
+        desk, now = Desk(), Hands()
+        door = Admission(desk, now)
+        for _ in range(5):
+            assert (await door.admit("ws_1", "key_1", WIDE)).admitted
+            now.s += 1
+        assert [(ask.waiting, ask.spare) for ask in desk.asks] == [(1, 0)] * 5
+
+    async def test_a_hot_caller_spends_what_was_granted_ahead(self) -> None:
+        desk, now, deep = Desk(), Hands(), Limit.hourly(3_600_000, 5_000)
+        door = Admission(desk, now)
+        for _ in range(1_000):
+            assert (await door.admit("ws_1", "key_1", deep)).admitted
+            now.s += 0.001
+        assert desk.calls < 60
+        assert sum(ask.waiting + ask.spare - ask.back for ask in desk.asks) >= 1_000
+
+    async def test_what_is_not_spent_in_time_is_not_spent(self) -> None:
+        desk, now = Desk(), Hands()
+        door = Admission(desk, now)
+        await asyncio.gather(*(door.admit("ws_1", "key_1", WIDE) for _ in range(20)))
+        await asyncio.gather(*(door.admit("ws_1", "key_1", WIDE) for _ in range(20)))
+        now.s += 10
+        await door.admit("ws_1", "key_1", WIDE)
+        held = sum(ask.spare for ask in desk.asks[:-1])
+        assert held > 0 and desk.asks[-1].waiting == 1
+        assert desk.asks[-1].back > 0 and desk.asks[-1].kept == 0
+
+    async def test_a_meter_that_dies_is_asked_again_the_same(self) -> None:
+        desk = Desk(fails=2)
+        assert (await Admission(desk).admit("ws_1", "key_1", FREE)).admitted
+        assert [ask.number for ask in desk.asks] == [1]
+        assert desk.calls == 3
+
+    async def test_a_meter_that_stays_away(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(admission, "PATIENCE_S", 0.05)
+        desk = Desk(fails=1_000_000)
+        door = Admission(desk)
+        with pytest.raises(Unavailable) as caught:
+            await door.admit("ws_1", "key_1", FREE)
+        assert caught.value.retry_after
+        desk.fails = 0
+        assert (await door.admit("ws_1", "key_1", FREE)).admitted
+        assert [ask.number for ask in desk.asks] == [1, 2] or desk.asks[0].waiting >= 1
+
+    async def test_a_refusal_is_told_without_asking_again(self) -> None:
+        now = Hands()
+        desk = Desk(answer=Settled(0, 0, 0, 3_600_000, 180_000_000, 0))
+        door = Admission(desk, now)
+        first = await door.admit("ws_1", "key_1", FREE)
+        now.s += 0.5
+        second = await door.admit("ws_1", "key_1", FREE)
+        assert (first.admitted, second.admitted, desk.calls) == (False, False, 1)
+        assert second == Standing(False, FREE, 0, pytest.approx(3.1), pytest.approx(179.5))
+        now.s += 0.6
+        await door.admit("ws_1", "key_1", FREE)
+        assert desk.calls == 2
+
+    async def test_another_limit_counts_at_once(self) -> None:
+        desk = Desk(answer=Settled(0, 0, 0, 3_600_000, 180_000_000, 0))
+        door = Admission(desk)
+        await door.admit("ws_1", "key_1", FREE)
+        desk.answer = None
+        assert (await door.admit("ws_1", "key_1", WIDE)).admitted
+        assert desk.asks[-1].burst == WIDE.burst
+
+    async def test_a_caller_who_leaves_holds_nobody_up(self) -> None:
+        desk = Desk()
+        door = Admission(desk)
+        gone = asyncio.create_task(door.admit("ws_1", "key_1", FREE))
+        stays = asyncio.create_task(door.admit("ws_1", "key_1", FREE))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert (await stays).admitted
+
+    async def test_at_the_end_all_goes_back(self) -> None:
+        desk = Desk()
+        door = Admission(desk)
+        for _ in range(3):
+            await asyncio.gather(*(door.admit("ws_1", "key_1", WIDE) for _ in range(20)))
+        await door.close()
+        granted = sum(ask.waiting + ask.spare - ask.back for ask in desk.asks)
+        assert granted == 60
