@@ -72,6 +72,34 @@ class Metering(Topic):
     sample_every_s: float = Field(900.0, gt=0, description="time between two samples of what is stored")
 
 
+class Ingestion(Topic):
+    inline_documents: int = Field(
+        50,
+        ge=0,
+        description="largest job that runs in the driver itself; larger ones are spread over the cluster",
+    )
+    inline_mb: int = Field(5, ge=0, description="the same, by megabytes of text that the job states")
+    block: int = Field(250, ge=1, description="documents that one task takes at a time")
+    jobs: int = Field(4, ge=1, description="jobs that run at once; more wait their turn")
+    cpus: float = Field(
+        0.0, ge=0, description="CPUs that all jobs together take; 0 is all but what answers need"
+    )
+    gpus_per_worker: float = Field(
+        0.0, ge=0, description="GPU share of an embedding worker; 0 embeds on CPUs"
+    )
+    embed_batch: int = Field(256, ge=1, description="chunks embedded at once")
+    max_document_mb: int = Field(64, ge=1, description="largest document; more is refused")
+    max_documents: int = Field(1_000_000, ge=1, description="documents one source may list")
+    parse_seconds: float = Field(60.0, gt=0, description="how long one document may be parsed")
+    parse_mb: int = Field(1024, ge=128, description="memory one parser may use")
+    max_upload_mb: int = Field(256, ge=1, description="largest upload; it is streamed to disk")
+    git_hosts: dict[str, str] = Field(
+        default_factory=dict,
+        description="where the repositories of a host are, by host, as JSON; by default at that host over https",
+    )
+    s3_endpoint: str = Field("", description="S3 endpoint for s3:// sources; empty is Amazon's")
+
+
 class Retention(Topic):
     after_s: int = Field(86_400, ge=0, description="ended executions older than this move to Parquet")
     every_s: float = Field(30.0, gt=0, description="time between two archiving rounds")
@@ -102,6 +130,7 @@ class Settings(BaseSettings):
     cluster: Cluster = Cluster()
     runner: Runner = Runner()
     metering: Metering = Metering()
+    ingestion: Ingestion = Ingestion()
     retention: Retention = Retention()
 
     @field_validator("egress_allow", mode="before")

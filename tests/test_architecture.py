@@ -134,6 +134,8 @@ def test_keys_of_a_workspace_carry_it_in_their_name() -> None:
         "user_workspaces",
         "owner",
         "metered",
+        "jobs_waiting",
+        "jobs_running",
     }
 
 

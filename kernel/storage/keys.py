@@ -38,6 +38,19 @@ SHARD_KEYS = {
     "agents": "{ws}:agents",  # zset of all ids, score 0
     "agents_by": "{ws}:agents:{field}:{value}",  # the same, for status, tag and prefix (of a word)
     "agents_turn": "{ws}:agents:turn",  # counter of changes to these sets: how old a counted total is
+    # knowledge
+    "collection": "{ws}:col:{id}",  # hash: item as JSON, revision, live (number of the Milvus collection in use)
+    "collections": "{ws}:cols",  # zset of all ids, score 0
+    "collection_names": "{ws}:cols:names",  # hash: name in lower case -> id
+    "documents": "{ws}:col:{id}:docs",  # hash, the manifest: document id -> its live state as JSON
+    "documents_by_id": "{ws}:col:{id}:docs:ids",  # zset of document ids, score 0
+    "job": "{ws}:job:{id}",  # hash: order as JSON, status, counts, lease
+    "job_documents": "{ws}:job:{id}:docs",  # hash: document id -> what the job did with it, as JSON
+    "job_events": "{ws}:job:{id}:events",  # stream: `<seq>-1`, field e = event as JSON
+    "jobs": "{ws}:jobs",  # zset of all ids, score 0
+    "jobs_by": "{ws}:col:{id}:jobs",  # the same, of one collection
+    "jobs_waiting": "jobs_waiting",  # zset of `<ws> <job>` that nobody runs, by arrival
+    "jobs_running": "jobs_running",  # zset of `<ws> <job>`, by the moment their driver's lease ends
     # requests
     "idempotency": "{ws}:idem:{id}",  # hash: fingerprint, state, answer; lives 24 h
     # metering
@@ -45,6 +58,7 @@ SHARD_KEYS = {
     "lease": "{ws}:lease:{holder}",  # hash: the last lease a holder took; lives for seconds
     "usage": "{ws}:usage:{hour}",  # hash of an hour since the epoch: `<metric>` or `<metric>|<kind>|<value>` -> count
     "usage_closed": "{ws}:usage_closed",  # string: the last hour that nothing is added to any more
+    "usage_rolled": "{ws}:usage_rolled",  # string: the first hour that is not in Parquet, always that of a midnight
     "metered": "metered",  # zset of workspaces, by their oldest hour that is not in Parquet
     "spend": "{ws}:spend:{period}",  # hash of a UTC day or month: `<metric>` or `<metric>|<kind>|<value>` -> count
     "budgets": "{ws}:budgets",  # hash: `<period>|<kind>|<value>` -> budget as JSON
