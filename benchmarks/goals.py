@@ -46,6 +46,12 @@ STORED = {
 }
 """Case of `stored` -> what it is."""
 
+HAMMERED: tuple[tuple[str, str, Literal["≥", "≤"], float, str], ...] = (
+    ("at_once", "admitted at once", "≥", 50, ""),
+    ("over", "more than the bucket allows", "≤", 0, ""),
+    ("under_percent", "less than it had, in 60 s", "≤", 2, "%"),
+)
+
 GOALS = (
     Goal("exec", "codexos/hayhooks c=16", "ratio", "trivial flow c=16, beside Hayhooks", "≥", 1.2, "×"),
     Goal("exec", "codexos/celery c=16", "ratio", "trivial flow c=16, beside Celery", "≥", 2, "×"),
@@ -55,6 +61,26 @@ GOALS = (
     Goal("exec", "codexos c=1", "p99_ms", "trivial flow c=1, p99", "≤", 20, "ms"),
     Goal("get", "agent/noop", "ratio", "`GET /v1/agents/{id}` c=16, beside a no-op", "≥", 0.5, "×"),
     Goal("get", "agent/healthz", "ratio", "`GET /v1/agents/{id}` c=16, beside `/healthz`", "≥", 0.5, "×"),
+    Goal(
+        "limits",
+        "metered/unmetered",
+        "ratio",
+        "`GET /v1/agents/{id}` c=16, metered beside not",
+        "≥",
+        0.75,
+        "×",
+    ),
+    Goal("limits", "many/one", "ratio", "1,000 workspaces in turn, beside one", "≥", 0.85, "×"),
+    Goal(
+        "limits", "slots", "eleventh_refused", "free plan, the 11th execution at once is refused", "≥", 1, ""
+    ),
+    Goal("limits", "slots", "reuse_ms", "a slot takes another after an end", "≤", 100, "ms"),
+    Goal("limits", "revoked", "last_success_ms", "revoked key under load, last success", "≤", 1000, "ms"),
+    *(
+        Goal("limits", case, metric, f"200 callers, free key, 3 replicas{how}: {words}", sign, limit, unit)
+        for case, how in (("hammer", ""), ("hammer killed", ", meter and a replica killed every 5 s"))
+        for metric, words, sign, limit, unit in HAMMERED
+    ),
     Goal("burst", "1000", "done_s", "1,000 executions of a 1 s call on one runner, all done", "≤", 6, "s"),
     Goal("streams", "500", "lag_p99_ms", "500 open streams, event lag p99", "≤", 250, "ms"),
     Goal("streams", "500", "faults", "500 open streams, gaps and missing ends", "≤", 0, ""),

@@ -34,11 +34,16 @@ def demand_wrk() -> None:
 
 def load(request: Request, connections: int, seconds: int) -> Load:
     """Ends the benchmark when an answer is not 2xx, or when a connection breaks."""
+    return run_wrk(request.url, SCRIPT, _variables(request), connections, seconds)
+
+
+def run_wrk(url: str, script: Path, variables: Mapping[str, str], connections: int, seconds: int) -> Load:
+    """The same with another script, which says what is sent and prints a line of results."""
     demand_wrk()
     size = ("-t1", f"-c{connections}", f"-d{seconds}s", "--timeout", "30s")
     done = subprocess.run(
-        ["wrk", *size, "-s", str(SCRIPT), request.url],
-        env=os.environ | _variables(request),
+        ["wrk", *size, "-s", str(script), url],
+        env=os.environ | variables,
         capture_output=True,
         text=True,
         check=True,
@@ -46,7 +51,7 @@ def load(request: Request, connections: int, seconds: int) -> Load:
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT"))
     req_s, p50_ms, p99_ms, bad, broken, _ = line.split("\t")[1:]
     if int(bad) or int(broken):
-        raise SystemExit(f"{request.url}: {bad} answers were no success, {broken} connections broke")
+        raise SystemExit(f"{url}: {bad} answers were no success, {broken} connections broke")
     return Load(float(req_s), float(p50_ms), float(p99_ms))
 
 

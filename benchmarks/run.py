@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import burst as bursts
-from benchmarks import executions, gets, results, stored
+from benchmarks import executions, gets, limits, results, stored
 from benchmarks import idle as idling
 from benchmarks import report as reports
 from benchmarks import streams as streaming
@@ -68,6 +68,19 @@ def get(context: typer.Context, seconds: Seconds = 5, rounds: Rounds = 4) -> Non
     """GET of an agent beside no-ops through the same Serve."""
     with Installation("get").running() as installation:
         context.obj.keep("get", gets.beside_noops(installation, seconds, rounds))
+
+
+@app.command("limits")
+def limits_(context: typer.Context, seconds: Seconds = 5, rounds: Rounds = 4) -> None:
+    """What metering costs, and whether anybody gets more than their share, also while parts are killed."""
+    with Installation("limits").running() as one:
+        context.obj.keep("limits", limits.metered(one, seconds, rounds))
+        context.obj.keep("limits", limits.spread(one, seconds, rounds))
+        context.obj.keep("limits", limits.slots(one, rounds))
+        context.obj.keep("limits", limits.revoked(one, rounds))
+    with Installation("hammered", settings=limits.THREE_REPLICAS).running() as three:
+        context.obj.keep("limits", limits.hammer(three, kills=False))
+        context.obj.keep("limits", limits.hammer(three, kills=True))
 
 
 @app.command()

@@ -48,6 +48,39 @@ UNROUTED: dict[type[CodexError], str] = {
 }
 BY_STATUS = {error.status: error for error in ERRORS}
 
+HEADERS = {
+    "X-Request-Id": (
+        "Names the request in logs and errors.",
+        "string",
+        "req_01JZ8XJ4T2QK5V9W3M7N6P1R8S",
+    ),
+    "Retry-After": ("Seconds after which to try again.", "integer", 4),
+    "X-RateLimit-Plan": ("The workspace's plan.", "string", "free"),
+    "X-RateLimit-Limit": (
+        "Requests that may come at once. Absent, like the following, without a limit.",
+        "integer",
+        50,
+    ),
+    "X-RateLimit-Remaining": ("How many of them are left.", "integer", 49),
+    "X-RateLimit-Reset": (
+        "When all of them are there again, in seconds since 1970.",
+        "integer",
+        1_764_000_000,
+    ),
+    "RateLimit-Policy": (
+        "The limits: `q` requests in `w` seconds.",
+        "string",
+        '"burst";q=50;w=180, "hour";q=1000;w=3600',
+    ),
+    "RateLimit": (
+        "Where the caller stands: `r` requests are left, `t` seconds until the burst is whole.",
+        "string",
+        '"burst";r=49;t=4',
+    ),
+}
+LIMITS = tuple(name for name in HEADERS if "RateLimit" in name)
+"""Told to whoever has a key."""
+
 PARAMETERS = {
     "IdempotencyKey": (
         "Idempotency-Key",
@@ -128,9 +161,10 @@ def _complete(operation: dict[str, Any], route: Route, method: str) -> None:
         and "application/json" in answers.get("200", {}).get("content", ())
     ):
         answers.setdefault("304", {"description": "Unchanged since `If-None-Match`."})
+    told = {"X-Request-Id", *(LIMITS if route.scopes is not None else ())}
     for status, answer in answers.items():
         if int(status) < 400:
-            answer["headers"] = {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}}
+            answer["headers"] = _told(told)
     operation["responses"] = dict(sorted(answers.items()))
 
 
@@ -172,7 +206,8 @@ def _share(components: dict[str, Any]) -> None:
         }
     }
     components["headers"] = {
-        "X-Request-Id": {"description": "Names the request in logs and errors.", "schema": {"type": "string"}}
+        name: {"description": text, "schema": {"type": kind}, "example": example}
+        for name, (text, kind, example) in HEADERS.items()
     }
     components["parameters"] = {
         name: {
@@ -190,8 +225,13 @@ def _share(components: dict[str, Any]) -> None:
 def _failure(error: type[CodexError], text: str) -> dict[str, Any]:
     shown = error(text).body("req_01JZ8XJ4T2QK5V9W3M7N6P1R8S")
     content = {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}, "example": {"error": shown}}
-    return {
-        "description": text,
-        "headers": {"X-Request-Id": {"$ref": "#/components/headers/X-Request-Id"}},
-        "content": {"application/json": content},
-    }
+    told = {"X-Request-Id"}
+    if error is not AuthenticationError:
+        told.update(LIMITS)
+    if error in (RateLimitError, Unavailable):
+        told.add("Retry-After")
+    return {"description": text, "headers": _told(told), "content": {"application/json": content}}
+
+
+def _told(names: Iterable[str]) -> dict[str, Any]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in HEADERS if name in set(names)}
