@@ -17,6 +17,7 @@ from benchmarks import executions, gets, limits, results, stored
 from benchmarks import idle as idling
 from benchmarks import report as reports
 from benchmarks import streams as streaming
+from benchmarks import usage as using
 from benchmarks.goals import goals_table
 from benchmarks.installation import Installation
 from benchmarks.results import Figure
@@ -125,6 +126,14 @@ def stored_(
         if sizes:
             results.append(context.obj.file, "memory", sizes, context.obj.run)
         context.obj.keep("stored", stored.compared(less, more, seconds, rounds))
+
+
+@app.command()
+def usage(context: typer.Context, seconds: Seconds = 4, rounds: Rounds = 3) -> None:
+    """Usage of a month of a million executions."""
+    with Installation("usage", settings=using.QUIET).running() as installation:
+        month = using.seeded(installation)
+        context.obj.keep("usage", using.shown(installation, month, seconds, rounds))
 
 
 @app.command()

@@ -70,7 +70,7 @@ def main(gcs_port: int) -> None:
         f"{LOOPBACK}:{gcs_port}", namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False
     )
 
-    @serve.ingress(Door)
+    @serve.ingress(lambda: Door())
     class Unmetered:
         """Made in the replica."""
 

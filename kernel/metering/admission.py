@@ -1,9 +1,10 @@
 """Admission in one process: requests spend what the meter has granted, or wait for it.
 
-An account holds the spare requests of one key. While it has some, a request costs no call; it is refilled before
-it is empty, by as much as the last 50 ms asked for. What is not spent in time goes back. All accounts of a meter
-share its one call in flight: those that come meanwhile leave with the next. An ask that got no answer is sent
-again as it was, and settled once, so a meter that dies on the way loses nothing.
+An account holds the spare requests of one key. While it has some, a request costs no call. A busy one is refilled
+before it is empty, by as much as the last 50 ms asked for; a slow one has one to spare while it goes on. What was
+spent is told within 100 ms, what is not spent within 2 s goes back. All accounts of a meter share its one call in
+flight: those that come meanwhile leave with the next. An ask that got no answer is sent again as it was, and
+settled once, so a meter that dies on the way loses nothing.
 """
 
 import asyncio
@@ -17,7 +18,7 @@ from typing import Protocol
 
 from kernel.errors import Unavailable
 from kernel.ids import new_id
-from kernel.metering.limits import LONGEST_HOLD, SECOND, Limit
+from kernel.metering.limits import HOLD, SECOND, SMALLEST_SHARED, Limit
 from kernel.storage.keys import shard_of
 from kernel.storage.meter import Ask, Settled
 
@@ -26,8 +27,9 @@ PATIENCE_S = 1.0
 ANSWER_WITHIN_S = 2.0
 DEMAND_S = 0.05
 MOST_SPARE = 1_000
-KEEP = 0.6
-"""The part of the hold in which spare requests are spent; the rest is for their way back."""
+KEEP_S = 2.0
+"""How long spare requests are spent; the rest of the hold is for their way back."""
+TELL_S = 0.1
 ACCOUNTS = 20_000
 RECHECK_S = 1.0
 """A refused key asks again after this long: others may have given back, or the limits have changed."""
@@ -59,7 +61,7 @@ class Standing:
 
 @dataclass(slots=True)
 class Account:
-    """Of one key. Times are of the process's own clock, which nobody sets."""
+    """Of one key. Times are of the process's own clock, which nobody sets. spent: not told yet."""
 
     workspace_id: str
     key_id: str
@@ -68,9 +70,10 @@ class Account:
     number: int = 0
     left: int = 0
     until: float = 0.0
-    low: int = 0
+    spent: int = 0
     demand: float = 0.0
-    came_at: float = 0.0
+    came_at: float = -math.inf
+    before_at: float = -math.inf
     settled_at: float = 0.0
     last: Settled = NOTHING_YET
     ask: Ask | None = None
@@ -79,12 +82,20 @@ class Account:
 
     def came(self, now: float) -> None:
         """`demand` is how many came in the last 50 ms; older ones fade."""
-        self.demand = self.demand * math.exp((self.came_at - now) / DEMAND_S) + 1
-        self.came_at = now
+        self.demand = self._demand(now) + 1
+        self.before_at, self.came_at = self.came_at, now
 
-    def wanted(self, now: float) -> int:
-        """How many to hold ahead: none for a slow caller, whose next is not expected soon."""
-        return min(int(self.demand * math.exp((self.came_at - now) / DEMAND_S)) - 1, MOST_SPARE)
+    def goal(self, now: float) -> int:
+        """How many to hold ahead: none for one whose next request is not expected soon."""
+        if now - self.before_at > KEEP_S:
+            return 0
+        return min(max(int(self._demand(now)) - 1, 1), MOST_SPARE)
+
+    def _demand(self, now: float) -> float:
+        return self.demand * math.exp((self.came_at - now) / DEMAND_S)
+
+    def holds(self, now: float) -> int:
+        return self.left if now < self.until else 0
 
     def standing(self, admitted: bool, now: float) -> Standing:
         if self.limit is None:
@@ -99,9 +110,31 @@ class Account:
             return False
         return now - self.settled_at < min(self.last.wait / SECOND, RECHECK_S)
 
+    def next_ask(self, now: float) -> Ask:
+        """What there is to tell and to ask for. It is not told twice: the ask is kept until it is settled."""
+        self.drop_the_gone()
+        limit, goal, kept = self.limit, self.goal(now), self.holds(now)
+        kept = min(kept, goal)
+        self.number, spent, self.spent, self.left = self.number + 1, self.spent, 0, kept
+        return Ask(
+            *(self.workspace_id, self.holder, self.key_id, self.number),
+            *((limit.emission, limit.burst) if limit else (0, 0)),
+            hold=HOLD,
+            shared=int(limit is None or limit.burst >= SMALLEST_SHARED),
+            spent=spent,
+            kept=kept,
+            waiting=len(self.waiting),
+            spare=goal - kept,
+        )
+
     def drop_the_gone(self) -> None:
         while self.waiting and self.waiting[0].done():
             self.waiting.popleft()
+
+    def tell_next(self, admitted: bool, now: float) -> None:
+        self.drop_the_gone()
+        if self.waiting:
+            self.waiting.popleft().set_result(self.standing(admitted, now))
 
 
 class Admission:
@@ -111,28 +144,38 @@ class Admission:
         self._accounts: dict[str, Account] = {}
         self._due: list[dict[str, Account]] = [{} for _ in range(meter.lanes)]
         self._asking: list[asyncio.Task[None] | None] = [None] * meter.lanes
+        self._to_tell: dict[str, Account] = {}
 
     async def admit(self, workspace_id: str, key_id: str, limit: Limit | None) -> Standing:
         """Spends one request. Raises Unavailable when the meter does not answer in time."""
         account, now = self._account(workspace_id, key_id, limit), self._now()
         if account.left and now < account.until:
-            account.left -= 1
-            account.came(now)
-            if account.left <= account.low:
-                self._want(account)
-            return account.standing(True, now)
+            return self._spent(account, now)
         if not account.waiting and account.drained(now):
             return account.standing(False, now)
         account.came(now)
         return await self._granted(account)
 
     async def close(self) -> None:
-        """Gives back what was not spent, if the meter can be reached."""
+        """Tells what was spent and gives back the rest, if the meter can be reached."""
         for account in self._accounts.values():
-            if account.left:
-                account.demand = 0.0
+            account.before_at = -math.inf
+            if account.left or account.spent:
                 self._want(account)
-        await asyncio.gather(*(task for task in self._asking if task), return_exceptions=True)
+        if tasks := [task for task in self._asking if task]:
+            _, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
+            for task in late:
+                task.cancel()
+
+    def _spent(self, account: Account, now: float) -> Standing:
+        account.left -= 1
+        account.spent += 1
+        account.came(now)
+        if account.left < account.goal(now) // 4:
+            self._want(account)
+        else:
+            self._tell_later(account)
+        return account.standing(True, now)
 
     def _account(self, workspace_id: str, key_id: str, limit: Limit | None) -> Account:
         account = self._accounts.get(key_id)
@@ -148,7 +191,7 @@ class Admission:
         if len(self._accounts) < ACCOUNTS:
             return
         for key_id, account in list(self._accounts.items())[: ACCOUNTS // 10]:
-            if not (account.left or account.waiting or account.ask):
+            if not (account.left or account.spent or account.waiting or account.ask):
                 del self._accounts[key_id]
 
     async def _granted(self, account: Account) -> Standing:
@@ -160,6 +203,17 @@ class Admission:
                 return await waiter
         except TimeoutError:
             raise Unavailable("The meter does not answer", {"reason": "metering_down"}) from None
+
+    def _tell_later(self, account: Account) -> None:
+        if not self._to_tell:
+            asyncio.get_running_loop().call_later(TELL_S, self._tell)
+        self._to_tell[account.key_id] = account
+
+    def _tell(self) -> None:
+        accounts, self._to_tell = self._to_tell, {}
+        for account in accounts.values():
+            if account.spent:
+                self._want(account)
 
     def _want(self, account: Account) -> None:
         if account.flying:
@@ -175,18 +229,15 @@ class Admission:
             self._due[lane] = {}
             accounts = list(due.values())
             if not await self._settle(lane, accounts):
-                self._due[lane] = {a.key_id: a for a in accounts if self._hoping(a)} | self._due[lane]
+                self._due[lane] = due | self._due[lane]
                 await asyncio.sleep(random.uniform(0.02, 0.06))
 
-    def _hoping(self, account: Account) -> bool:
-        account.drop_the_gone()
-        return bool(account.waiting)
-
     async def _settle(self, lane: int, accounts: list[Account]) -> bool:
-        sent = self._now()
-        asks = [account.ask or self._ask(account, sent) for account in accounts]
+        sent, asks = self._now(), []
         for account in accounts:
+            account.ask = account.ask or account.next_ask(sent)
             account.flying = True
+            asks.append(account.ask)
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 answers = await self._meter.settle(lane, asks)
@@ -195,53 +246,27 @@ class Admission:
         finally:
             for account in accounts:
                 account.flying = False
-        for account, answer in zip(accounts, answers, strict=True):
-            self._heard(account, answer, sent)
+        for account, ask, answer in zip(accounts, asks, answers, strict=True):
+            account.ask, account.last, account.settled_at = None, answer, self._now()
+            self._heard(account, ask, answer, sent)
         return True
 
-    def _ask(self, account: Account, now: float) -> Ask:
-        account.drop_the_gone()
-        spare = max(0, account.wanted(now))
-        limit, keeps = account.limit, bool(spare) and now < account.until
-        account.number += 1
-        account.ask = Ask(
-            *(account.workspace_id, account.holder, account.key_id, account.number),
-            *((limit.emission, limit.burst, limit.hold) if limit else (0, 0, LONGEST_HOLD)),
-            back=0 if keeps else account.left,
-            kept=account.left if keeps else 0,
-            waiting=len(account.waiting),
-            spare=spare,
-        )
-        if not keeps:
-            account.left = 0
-        return account.ask
-
-    def _heard(self, account: Account, answer: Settled, sent: float) -> None:
-        ask, account.ask, account.last = account.ask, None, answer
-        account.settled_at = now = self._now()
-        assert ask is not None
-        if answer.spare or ask.kept:
-            self._hold(account, answer.spare, sent, ask.hold / SECOND * KEEP)
+    def _heard(self, account: Account, ask: Ask, answer: Settled, sent: float) -> None:
+        account.left = max(0, account.left - (ask.kept - answer.kept)) + answer.spare
+        if account.left:
+            account.until = sent + KEEP_S
+            asyncio.get_running_loop().call_later(KEEP_S, self._expire, account, account.number)
+        now = account.settled_at
         for _ in range(answer.granted):
-            self._tell_next(account, True, now)
+            account.tell_next(True, now)
         if account.waiting and answer.granted < ask.waiting:
             while account.waiting:
-                self._tell_next(account, False, now)
+                account.tell_next(False, now)
         elif account.waiting:
             self._want(account)
-
-    def _hold(self, account: Account, spare: int, since: float, seconds: float) -> None:
-        account.left = min(account.left, account.last.kept) + spare
-        account.until, account.low = since + seconds, account.left // 4
-        number = account.number
-        delay = max(0.0, account.until - self._now())
-        asyncio.get_running_loop().call_later(delay, self._expire, account, number)
+        if account.spent:
+            self._tell_later(account)
 
     def _expire(self, account: Account, number: int) -> None:
-        if account.number == number and account.left and account.ask is None:
+        if account.number == number and account.left:
             self._want(account)
-
-    def _tell_next(self, account: Account, admitted: bool, now: float) -> None:
-        account.drop_the_gone()
-        if account.waiting:
-            account.waiting.popleft().set_result(account.standing(admitted, now))

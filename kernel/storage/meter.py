@@ -10,8 +10,9 @@ from kernel.storage.store import Store
 class Ask(NamedTuple):
     """What a holder wants of its workspace's bucket. `number` names the ask: sent again, it is settled once.
 
-    emission, burst, hold: the limit (`kernel.metering.limits.Limit`); emission 0 is unlimited. back, kept: of what
-    the holder has to spare. waiting: requests that wait. spare: how many more it would hold.
+    emission, burst: the limit (`kernel.metering.limits.Limit`); emission 0 is unlimited. hold: µs that spare requests
+    stay reserved; shared: 1 when the bucket has any to spare. spent, kept: of those the holder had. waiting: requests
+    that wait. spare: how many more it would hold.
     """
 
     workspace_id: str
@@ -21,7 +22,8 @@ class Ask(NamedTuple):
     emission: int
     burst: int
     hold: int
-    back: int
+    shared: int
+    spent: int
     kept: int
     waiting: int
     spare: int
