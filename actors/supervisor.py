@@ -1,5 +1,6 @@
 """The supervisor keeps work moving: it takes executions back from lost runners, sizes the pool of runners by what
-waits, moves ended executions to the archive, and lets an idle local model go. One for a cluster; it holds no truth."""
+waits, moves ended executions to the archive, closes and samples usage, and lets an idle local model go. One for a
+cluster; it holds no truth."""
 
 import asyncio
 import random
@@ -15,6 +16,7 @@ from kernel.clock import Clock
 from kernel.errors import CodexError
 from kernel.executions.archivist import Archivist
 from kernel.executions.performer import LOST_PROBLEM, lost_event
+from kernel.metering.books import Books
 from kernel.storage.queue import QueueStore
 from kernel.storage.wire import StoreRefused
 
@@ -22,6 +24,7 @@ log = structlog.get_logger()
 
 RECLAIM_EVERY_S = 0.5
 SIZE_EVERY_S = 1.0
+SWEEP_EVERY_S = 60.0
 MODEL_IDLE_S = 900
 ROUNDS_BEFORE_LESS = 60
 """Rounds of little load before a runner is let go."""
@@ -56,6 +59,7 @@ class Supervisor:
     queue: QueueStore
     fleet: Fleet
     archivist: Archivist
+    books: Books
     clock: Clock
     _calm: int = field(default=0)
 
@@ -64,7 +68,10 @@ class Supervisor:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._every(RECLAIM_EVERY_S, self.reclaim))
             group.create_task(self._every(SIZE_EVERY_S, self.size))
+            group.create_task(self._every(SWEEP_EVERY_S, self.sweep))
             group.create_task(self._every(self.settings.retention.every_s, self.archivist.round))
+            group.create_task(self._every(self.settings.metering.roll_every_s, self.books.ledger.round))
+            group.create_task(self._every(self.settings.metering.sample_every_s, self.books.sampler.round))
             group.create_task(self._every(60, lambda: self.fleet.unload_idle_model(MODEL_IDLE_S)))
 
     async def reclaim(self) -> None:
@@ -73,6 +80,11 @@ class Supervisor:
         )
         if taken or dead:
             log.warning("took executions back from lost runners", queued_again=taken, given_up=dead)
+
+    async def sweep(self) -> None:
+        """Every end frees its slot, so there is nothing to find; a fault of ours must not lock a workspace out."""
+        if leaked := await self.queue.free_leaked_slots():
+            log.error("concurrency slots had leaked and are free again", count=len(leaked), first=leaked[:10])
 
     async def size(self) -> None:
         names = await self.fleet.runners()
@@ -112,7 +124,8 @@ class SupervisorHost:
     async def __init__(self, fleet: Fleet):  # type: ignore[misc]  # Ray awaits it
         settings = Settings()
         self._opened, kernel = await opened_kernel(settings, name="supervisor")
-        self._supervisor = Supervisor(settings, kernel.queue, fleet, kernel.archivist, kernel.clock)
+        parts = (kernel.queue, fleet, kernel.archivist, kernel.books, kernel.clock)
+        self._supervisor = Supervisor(settings, *parts)
         self._serving = serve_or_exit(self._supervisor.serve())
 
     async def ready(self) -> None:

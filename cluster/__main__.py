@@ -1,6 +1,6 @@
-"""`python -m cluster`: up, down, status, doctor, key.
+"""`python -m cluster`: up, down, status, doctor, key, reconcile.
 
-Exit codes: 0 fine, 1 refused, 3 not running, 130 interrupted.
+Exit codes: 0 fine, 1 refused or not all well, 3 not running, 130 interrupted.
 `lifecycle` brings the kernel and an HTTP client, so it is imported only where used: the keeper stays light.
 """
 
@@ -17,6 +17,7 @@ from cluster import printing
 from cluster import status as reading
 from cluster.failure import Refused
 from cluster.layout import Home
+from cluster.state import read_state
 from configs.settings import Settings
 
 NOT_RUNNING = 3
@@ -65,6 +66,24 @@ def status(as_json: Annotated[bool, typer.Option("--json", help="for programs")]
 def doctor() -> None:
     """Look for what could keep the platform from running well."""
     if not examination.show(examination.examine(*_here())):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reconcile(
+    days: Annotated[int, typer.Option(min=1, max=366, help="today and those before it")] = 30,
+    workspace: Annotated[str | None, typer.Option(help="id of the only one to look at")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Check that usage says what the executions themselves say."""
+    from cluster import reconcile as checking
+
+    home, settings = _here()
+    state = read_state(home)
+    if state is None or not state.keeper_alive():
+        printing.refused("the platform is not running", "start it: make up")
+        raise typer.Exit(NOT_RUNNING)
+    if not checking.reconcile(home, settings, state, days, workspace, as_json):
         raise typer.Exit(1)
 
 

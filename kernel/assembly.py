@@ -15,7 +15,7 @@ from kernel.agents.catalog import Agents
 from kernel.agents.flow import Flow
 from kernel.agents.graph import check, config_bytes
 from kernel.clock import Clock, SystemClock
-from kernel.errors import Problem
+from kernel.errors import NotFound, Problem
 from kernel.executions.archivist import Archivist
 from kernel.executions.executions import Executions
 from kernel.executions.intake import Intake
@@ -24,9 +24,23 @@ from kernel.executions.performer import Performer
 from kernel.executions.placement import Here, Placement
 from kernel.executions.watch import Watch
 from kernel.ids import new_id
+from kernel.knowledge.chunking import cut
+from kernel.knowledge.ingestion import Ingestion
+from kernel.knowledge.jobs import Jobs
+from kernel.knowledge.parsing import Parsers
+from kernel.knowledge.sources import Surroundings
+from kernel.knowledge.spec import Specs
+from kernel.knowledge.uploads import Uploads
+from kernel.knowledge.work import Tools
 from kernel.metering.admission import Admission, Meter
+from kernel.metering.books import Books
+from kernel.metering.budgets import Budgets
+from kernel.metering.ledger import Ledger
 from kernel.metering.plans import Plans
+from kernel.metering.reconcile import Reconciler
+from kernel.metering.sampler import Sampler, objects_of
 from kernel.metering.tariff import Tariff
+from kernel.metering.usage import Usage
 from kernel.models.catalog import Catalog
 from kernel.models.scripted import ScriptedModel
 from kernel.models.seam import ChatModel
@@ -35,9 +49,13 @@ from kernel.nodes.registry import registry
 from kernel.nodes.sandbox import Sandbox
 from kernel.outbound import Egress
 from kernel.storage.archive import Archive
+from kernel.storage.budgets import BudgetStore
 from kernel.storage.calls import Calls
+from kernel.storage.embeddings import Shelf
 from kernel.storage.executions import ExecutionStore
 from kernel.storage.idempotency import Idempotency
+from kernel.storage.jobs import JobStore
+from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.meter import MeterStore
 from kernel.storage.migrations import migrate
 from kernel.storage.objects import ObjectStore
@@ -46,6 +64,9 @@ from kernel.storage.room import Room
 from kernel.storage.store import Store, opened
 from kernel.storage.subscriptions import Subscriptions
 from kernel.storage.tickets import Tickets
+from kernel.storage.usage import UsageStore
+from kernel.storage.usage_files import UsageFiles
+from kernel.storage.vectors import VectorStore
 
 LARGE_CONFIG = 16_384
 """Bytes of a flow's configs that are checked in the event loop at most: some 50 ms at worst."""
@@ -67,12 +88,15 @@ class Kernel:
     plans: Plans
     tariff: Tariff
     admission: Admission
+    budgets: Budgets
     access: Access
     agents: Agents
     executions: Executions
     idempotency: Idempotency
     tickets: Tickets
     archivist: Archivist
+    books: Books
+    ingestion: Ingestion
 
     @classmethod
     @asynccontextmanager
@@ -103,6 +127,7 @@ class Kernel:
                 await kernel.access.close()
                 await subscriptions.close()
                 await kernel.models.aclose()
+                await kernel.ingestion.aclose()
                 sandbox.close()
 
     @classmethod
@@ -124,7 +149,7 @@ class Kernel:
         objects = ObjectStore(settings.root / "objects")
         execution_store, archive = ExecutionStore(store), Archive(store, objects)
         plans = Plans(settings.metering.plans, clock)
-        lookup = Lookup(execution_store, archive)
+        lookup, tariff = Lookup(execution_store, archive), Tariff.load(settings.metering.prices)
         return cls(
             settings=settings,
             clock=clock,
@@ -136,9 +161,10 @@ class Kernel:
             models=models,
             node_types=node_types,
             plans=plans,
-            tariff=Tariff.load(settings.metering.prices),
+            tariff=tariff,
             admission=Admission(meter or MeterStore(store)),
-            access=Access(store, subscriptions, clock, read_pepper(settings.root), plans.all()),
+            budgets=Budgets(BudgetStore(store), clock),
+            access=Access(store, subscriptions, clock, read_pepper(settings.root), plans),
             agents=agents,
             executions=Executions(
                 store=execution_store,
@@ -155,6 +181,8 @@ class Kernel:
             idempotency=Idempotency(store, clock),
             tickets=Tickets(store),
             archivist=Archivist(execution_store, archive, clock, settings.retention),
+            books=_books(settings, clock, store, objects, execution_store, archive, tariff),
+            ingestion=_ingestion(settings, clock, store, subscriptions, objects, egress, models),
         )
 
     def performer(self, place: str, placement: Placement | None = None) -> Performer:
@@ -168,6 +196,7 @@ class Kernel:
             coalesce_ms=self.settings.runner.coalesce_ms,
             placed_on=place,
             placement=placement or Here(self.node_types, place),
+            tariff=self.tariff,
             graphs=OrderedDict(),
         )
 
@@ -178,7 +207,70 @@ def _models(
     engines: dict[str, ChatModel] = {} if local is None else {"local": local}
     if settings.scripted_model:
         engines["scripted"] = ScriptedModel(Calls(store))
-    return Catalog(egress, settings.credentials, engines, settings.scripted_model, clock)
+    prices = settings.metering.prices
+    return Catalog(egress, settings.credentials, engines, settings.scripted_model, clock, prices=prices)
+
+
+def _books(
+    settings: Settings,
+    clock: Clock,
+    store: Store,
+    objects: ObjectStore,
+    executions: ExecutionStore,
+    archive: Archive,
+    tariff: Tariff,
+) -> Books:
+    files = UsageFiles(objects)
+    usage = UsageStore(store, files)
+    return Books(
+        usage=Usage(usage, tariff),
+        ledger=Ledger(usage, files, clock, settings.metering),
+        sampler=Sampler(usage, (usage.weigh, objects_of(objects)), clock),
+        reconciler=Reconciler(usage, executions, archive, clock),
+    )
+
+
+def _ingestion(
+    settings: Settings,
+    clock: Clock,
+    store: Store,
+    subscriptions: Subscriptions,
+    objects: ObjectStore,
+    egress: Egress,
+    models: Catalog,
+) -> Ingestion:
+    room = Room(settings.root, settings.store.min_free_mb, clock)
+    uploads = Uploads(store, objects, clock, room)
+    jobs, collections = JobStore(store), KnowledgeStore(store)
+
+    def around(workspace_id: str) -> Surroundings:
+        return Surroundings(egress, settings.ingestion, partial(uploads.open, workspace_id), _credential)
+
+    def embedder(workspace_id: str, model_id: str) -> Embedder:
+        return models.embedder(model_id, Shelf(store, workspace_id))
+
+    specs = Specs(jobs, collections, objects, around)
+    return Ingestion(
+        store=jobs,
+        jobs=Jobs(jobs, specs, objects, subscriptions, clock, room, settings.ingestion),
+        uploads=uploads,
+        specs=specs,
+        tools=Tools(
+            parsers=Parsers(settings.ingestion),
+            cut=cut,
+            embedder=embedder,
+            vectors=VectorStore(settings.vectors.url),
+            manifest=jobs,
+            stale=collections,
+            clock=clock,
+            settings=settings.ingestion,
+        ),
+    )
+
+
+async def _credential(credential_id: str) -> Mapping[str, str]:
+    """The vault is not here yet."""
+    raise NotFound("Credential not found")
 
 
 async def _check_flow(

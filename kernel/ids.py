@@ -6,7 +6,21 @@ from typing import Literal
 from ulid import ULID
 
 Prefix = Literal[
-    "agent", "exec", "col", "doc", "job", "cred", "tmpl", "wh", "key", "ws", "user", "evt", "req", "batch"
+    "agent",
+    "exec",
+    "col",
+    "doc",
+    "job",
+    "cred",
+    "tmpl",
+    "wh",
+    "key",
+    "ws",
+    "user",
+    "evt",
+    "req",
+    "batch",
+    "upload",
 ]
 
 _BODY = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
@@ -14,6 +28,11 @@ _BODY = re.compile(r"[0-9A-HJKMNP-TV-Z]{26}")
 
 def new_id(prefix: Prefix) -> str:
     return f"{prefix}_{ULID()}"
+
+
+def id_at(prefix: Prefix, epoch_ms: int) -> str:
+    """A new id made at that moment."""
+    return f"{prefix}_{ULID.from_timestamp(epoch_ms)}"
 
 
 def is_id(prefix: Prefix, text: str) -> bool:

@@ -12,6 +12,7 @@ MOST_MARKS = 30
 _ZERO_WIDTH_JOINER, _EMOJI_STYLE = "\u200d", "\ufe0f"
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 """Unicode categories: controls, bidi marks and zero-width characters, half characters, line breaks."""
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 def clean_name(text: str, longest: int = 128) -> str:
@@ -61,6 +62,11 @@ def _joins_emoji(name: str, at: int) -> bool:
     return (before == _EMOJI_STYLE or unicodedata.category(before) in {"So", "Sk"}) and (
         unicodedata.category(after) == "So"
     )
+
+
+def cell(text: str) -> str:
+    """The text for a cell of a CSV file: what a spreadsheet would take for a formula begins with `'`."""
+    return f"'{text}" if text.startswith(_FORMULA) else text
 
 
 def refuse_null(value: object) -> object:

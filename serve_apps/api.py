@@ -17,7 +17,19 @@ from serve_apps.edge import Edge
 from serve_apps.gate import Gate
 from serve_apps.logging import configure
 from serve_apps.openapi import TITLE, Document
-from serve_apps.routes import access, agents, catalog, executions, sockets, streams, system
+from serve_apps.routes import (
+    access,
+    agents,
+    audit,
+    budgets,
+    catalog,
+    executions,
+    sockets,
+    streams,
+    system,
+    usage,
+    workspaces,
+)
 
 OpenKernel = Callable[[Settings], AbstractAsyncContextManager[Kernel]]
 
@@ -28,6 +40,10 @@ ROUTERS = (
     sockets.router,
     catalog.router,
     access.router,
+    workspaces.router,
+    audit.router,
+    usage.router,
+    budgets.router,
     system.router,
     system.people,
 )
@@ -73,7 +89,7 @@ def _cors(settings: Settings) -> list[Middleware]:
         Middleware(
             CORSMiddleware,
             allow_origins=settings.api.cors_origins,
-            allow_methods=["GET", "POST", "PATCH", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
             allow_headers=["authorization", "content-type", "idempotency-key", "if-match", "if-none-match"],
             expose_headers=EXPOSED,
         )

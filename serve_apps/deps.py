@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import HTTPConnection
 
+from kernel.access.audit import Origin
 from kernel.access.principal import Principal
 from kernel.assembly import Kernel
 from kernel.ids import Prefix
@@ -31,6 +32,12 @@ class Caller:
     @property
     def workspace_id(self) -> str:
         return self.who.workspace_id
+
+    @property
+    def origin(self) -> Origin:
+        """For the audit log."""
+        client = self.connection.client
+        return Origin(self.connection.scope["request_id"], client.host if client else "")
 
     @property
     def idempotency(self) -> IdempotencyRef | None:
@@ -118,3 +125,8 @@ AgentId = Annotated[str, Path(description="An agent's id.", examples=["agent_01J
 ExecutionId = Annotated[
     str, Path(description="An execution's id.", examples=["exec_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
 ]
+KeyId = Annotated[str, Path(description="An API key's id.", examples=["key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
+WorkspaceId = Annotated[
+    str, Path(description="A workspace's id.", examples=["ws_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
+]
+UserId = Annotated[str, Path(description="A user's id.", examples=["user_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]

@@ -39,11 +39,15 @@ class Route(APIRoute):
         shape = self.body_field.field_info.annotation if self.body_field else None
         return getattr(shape, "max_body", None)
 
+    @property
+    def _needs_body(self) -> bool:
+        return self.body_field is not None and self.body_field.field_info.is_required()
+
     def get_route_handler(self) -> Handler:
         handle, scopes = super().get_route_handler(), self.scopes
         known = frozenset(p.alias for part in _tree(self.dependant) for p in part.query_params)
         writes, takes_body = bool(WRITES.intersection(self.methods or ())), self.body_field is not None
-        most = self._largest_body
+        most, needs_body = self._largest_body, self._needs_body
 
         async def strict(request: Request) -> Response:
             if scopes is not None:
@@ -51,7 +55,7 @@ class Route(APIRoute):
             if request.scope["query_string"]:
                 check_query(request.scope["query_string"], known)
             if writes:
-                await load_body(request, takes_body, most)
+                await load_body(request, takes_body, needs_body, most)
                 if request.method == "POST" and "idempotency-key" in request.headers:
                     return await once(request, handle)
             return await handle(request)
@@ -79,12 +83,12 @@ def check_query(query: bytes, known: frozenset[str]) -> None:
         raise ValidationError.of("Invalid query", problems)
 
 
-async def load_body(request: Request, wanted: bool, most: int | None) -> None:
-    """Reads and parses the body once; FastAPI finds both in the request."""
+async def load_body(request: Request, wanted: bool, needed: bool, most: int | None) -> None:
+    """Reads and parses the body once; FastAPI finds both in the request. One that is not needed may be empty."""
     limit: int = request.app.state.settings.api.max_body_mb * 1_000_000
     raw = await body.read(request, limit if most is None else min(limit, most))
     request._body = raw
-    if not wanted and not raw:
+    if not needed and not raw:
         return
     body.check_headers(request.headers)
     value = await body.parsed(raw) if raw else None

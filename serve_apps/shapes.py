@@ -8,6 +8,9 @@ from kernel.executions.order import Phase, Status
 
 AGENT = "agent_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
 EXECUTION = "exec_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
+KEY = "key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
+USER = "user_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
+WORKSPACE = "ws_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
 MOMENT = "2024-01-15T10:00:00.000Z"
 
 Time = Annotated[
@@ -232,43 +235,121 @@ class StreamTicket(BaseModel):
 class ApiKeyShape(BaseModel):
     model_config = _shape()
 
-    id: str = Field(examples=["key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
+    id: str = Field(examples=[KEY])
     name: str = Field(examples=["CI"])
     prefix: str = Field(examples=["cxk_dev_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
-    workspace_id: str
-    created_by: str
+    workspace_id: str = Field(examples=[WORKSPACE])
+    user_id: str = Field(description="for whom it acts", examples=[USER])
+    created_by: str = Field(examples=[USER])
     scopes: list[str] = Field(examples=[["agents:read", "executions:write"]])
     agents: list[str] | None = Field(description="the only agents it reaches; null: all")
     collections: list[str] | None
     created_at: Time
     expires_at: Time | None
     last_used_at: Time | None
+    replaced_by: str | None = Field(description="the successor of a key that was rotated")
 
 
 class NewApiKey(ApiKeyShape):
     key: str = Field(description="shown once", examples=["cxk_dev_01JZ8XJ4T2QK5V9W3M7N6P1R8S_…"])
 
 
+class Replaced(BaseModel):
+    id: str = Field(examples=[KEY])
+    expires_at: Time
+
+
+class RotatedApiKey(NewApiKey):
+    replaces: Replaced = Field(description="the old key and when it ends")
+
+
 class ApiKeyPage(PageShape):
     api_keys: list[ApiKeyShape]
 
 
+class LimitsShape(BaseModel):
+    model_config = _shape(requests_per_hour=10_000, burst=500, concurrent=50, tokens_per_day=None)
+
+    requests_per_hour: int | None = Field(description="null: unlimited")
+    burst: int | None
+    concurrent: int | None
+    tokens_per_day: int | None
+
+
+RoleName = Literal["owner", "admin", "developer", "viewer"]
+
+
 class WorkspaceShape(BaseModel):
-    model_config = _shape(id="ws_01JZ8XJ4T2QK5V9W3M7N6P1R8S", name="Default", plan="enterprise")
+    model_config = _shape()
 
-    id: str
-    name: str
-    plan: str
-
-
-class Me(BaseModel):
-    user: dict[str, Any] = Field(examples=[{"id": "user_01JZ8XJ4T2QK5V9W3M7N6P1R8S", "name": "Owner"}])
-    workspace: WorkspaceShape
-    key: dict[str, Any] = Field(examples=[{"id": "key_01JZ8XJ4T2QK5V9W3M7N6P1R8S", "scopes": ["admin"]}])
+    id: str = Field(examples=[WORKSPACE])
+    name: str = Field(examples=["Default"])
+    plan: str = Field(examples=["pro"])
+    limits: LimitsShape = Field(description="the plan's, the workspace's own in their place")
+    status: Literal["active", "disabled"]
+    created_at: Time
+    role: RoleName | None = Field(description="the caller's; null for the operator, who is no member")
 
 
 class WorkspacePage(PageShape):
     workspaces: list[WorkspaceShape]
+
+
+class MyUser(BaseModel):
+    id: str = Field(examples=[USER])
+    name: str = Field(examples=["Owner"])
+    role: RoleName = Field(description="in this workspace")
+
+
+class MyWorkspace(BaseModel):
+    id: str = Field(examples=[WORKSPACE])
+    name: str = Field(examples=["Default"])
+    plan: str = Field(examples=["enterprise"])
+
+
+class MyKey(BaseModel):
+    id: str = Field(examples=[KEY])
+    scopes: list[str] = Field(
+        description="those that count: the key's, as far as the role allows them", examples=[["admin"]]
+    )
+
+
+class Me(BaseModel):
+    user: MyUser
+    workspace: MyWorkspace
+    key: MyKey
+
+
+class MemberShape(BaseModel):
+    model_config = _shape()
+
+    user_id: str = Field(examples=[USER])
+    name: str = Field(examples=["Ada"])
+    email: str | None = Field(examples=["ada@example.com"])
+    role: RoleName
+
+
+class MemberPage(PageShape):
+    members: list[MemberShape]
+
+
+class AuditItem(BaseModel):
+    model_config = _shape()
+
+    id: str = Field(examples=["evt_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
+    created_at: Time
+    user_id: str | None = Field(examples=[USER])
+    key_id: str | None = Field(examples=[KEY])
+    action: str = Field(examples=["key.create"])
+    target: str = Field(description="the id of what was acted on", examples=[KEY])
+    outcome: Literal["ok", "refused"]
+    request_id: str = Field(examples=["req_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
+    address: str = Field(examples=["192.0.2.7"])
+    details: dict[str, Any] = Field(examples=[{"name": "CI"}])
+
+
+class AuditPage(PageShape):
+    entries: list[AuditItem]
 
 
 class NodeTypeShape(BaseModel):
@@ -301,3 +382,83 @@ class ModelsAnswer(BaseModel):
 
 class Health(BaseModel):
     status: Literal["ok"]
+
+
+class Span(BaseModel):
+    start: Time
+    end: Time
+
+
+class UsageCounts(BaseModel):
+    executions: int | None = Field(description="that ended", examples=[15234])
+    tokens: int | None = Field(description="input and output", examples=[1523456])
+    storage_mb: float | None = Field(description="on average, in 10^6 bytes", examples=[892])
+    api_calls: int | None = Field(examples=[45678])
+    cpu_seconds: float | None = Field(examples=[5321.25])
+    gpu_seconds: float | None = Field(examples=[0])
+    ingested_mb: float | None = Field(examples=[0])
+    unpriced_executions: int | None = Field(description="whose cost is not known", examples=[0])
+    late_executions: int | None = Field(
+        description="that ended in an earlier hour, which was closed already", examples=[0]
+    )
+
+
+class UsageBreakdown(BaseModel):
+    compute: Usd = Field(description="models and machines; null when no cost is known", examples=[123.45])
+    storage: float = Field(examples=[12.34])
+    api: float = Field(examples=[98.77])
+
+
+class UsageCosts(BaseModel):
+    total: Usd = Field(examples=[234.56])
+    breakdown: UsageBreakdown
+
+
+class UsagePart(Span):
+    usage: UsageCounts
+    costs: UsageCosts
+
+
+class UsageGroup(BaseModel):
+    value: str | None = Field(
+        description="null: what belongs to none; `(other)`: to others than the first 1,000", examples=[AGENT]
+    )
+    usage: UsageCounts = Field(description="null: not counted by this")
+    costs: UsageCosts
+
+
+class UsageStats(BaseModel):
+    model_config = _shape()
+
+    period: Span
+    usage: UsageCounts
+    costs: UsageCosts
+    granularity: Literal["hour", "day", "week", "month"]
+    series: list[UsagePart]
+    group_by: Literal["agent", "key", "model", "label", "collection"] | None = Field(
+        None, description="as asked"
+    )
+    groups: list[UsageGroup] | None = Field(None, description="dearest first; with `group_by`")
+
+
+class BudgetAlert(BaseModel):
+    threshold: float = Field(examples=[0.8])
+    reached_at: Time | None = Field(description="null: not in this period")
+
+
+class BudgetShape(BaseModel):
+    model_config = _shape()
+
+    scope: Literal["workspace", "agent", "key"]
+    id: str | None = Field(description="the agent's or key's; null for the workspace", examples=[AGENT])
+    period: Literal["day", "month"] = Field(description="in UTC")
+    amount: float = Field(description="USD", examples=[200.0])
+    alerts: list[BudgetAlert]
+    hard_stop: bool = Field(description="whether executions are refused once it is spent")
+    spent: float = Field(description="USD in this period", examples=[42.5])
+    remaining: float = Field(description="USD, at least 0", examples=[157.5])
+    resets_at: Time
+
+
+class BudgetList(BaseModel):
+    budgets: list[BudgetShape]

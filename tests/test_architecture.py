@@ -30,6 +30,26 @@ EDGES = {
 """Where anything at all may be caught, and is written down."""
 
 
+SHARED = {
+    "wake",
+    "ring",
+    "tick",
+    "leases",
+    "held",
+    "ended",
+    "key",
+    "user",
+    "user_workspaces",
+    "owner",
+    "metered",
+    "busy",
+    "jobs_waiting",
+    "jobs_running",
+    "vectors_left",
+}
+"""Keys that belong to a whole shard: they hold ids of workspaces, and nothing of theirs."""
+
+
 def trees() -> Iterator[tuple[Path, ast.Module]]:
     for path in SOURCES:
         yield path, ast.parse(path.read_text())
@@ -120,22 +140,91 @@ def test_every_setting_is_described() -> None:
 
 
 def test_keys_of_a_workspace_carry_it_in_their_name() -> None:
-    """What has no `{ws}` belongs to a whole shard and holds ids of workspaces only."""
-    shared = {name for name, pattern in keys.SHARD_KEYS.items() if "{ws}" not in pattern}
-    assert shared <= {
-        "wake",
-        "ring",
-        "tick",
-        "leases",
-        "held",
-        "ended",
-        "key",
-        "user",
-        "user_workspaces",
-        "owner",
-        "metered",
-        "jobs_waiting",
-        "jobs_running",
+    assert {name for name, pattern in keys.SHARD_KEYS.items() if "{ws}" not in pattern} <= SHARED
+
+
+TENANT = {"workspace_id", "workspace_ids", "ws", "shard", "shards"}
+"""A parameter of one of these names says whose keys a method of storage may touch; so does a thing that has one."""
+UNSCOPED = {
+    "AccessStore.bootstrap": "makes the first workspace",
+    "AccessStore.find_key": "tells whose key it is that asks, before anyone is known",
+    "AccessStore.note_use": "of a key that has just proved itself",
+    "AccessStore.owner": "the installation's",
+    "Calls.count": "of the scripted model, by idempotency key",
+    "Calls.next": "of the scripted model, by idempotency key",
+    "MemberStore.user": "users belong to no workspace; who may see one is asked before",
+    "MemberStore.workspace_ids": "of one user, over all their workspaces",
+    "QueueStore.backlog": "counts the whole queue",
+    "QueueStore.free_leaked_slots": "the supervisor's sweep over all workspaces",
+    "QueueStore.live_runners": "runners are the installation's",
+    "QueueStore.reclaim": "the supervisor's look at all shards",
+    "QueueStore.show_life": "runners are the installation's",
+    "Tickets.issue": "by the hash of its secret; the execution is reached before",
+    "Tickets.redeem": "by the hash of its secret",
+    "UsageStore.workspaces": "the supervisor's walk over all workspaces",
+}
+"""Methods of storage that reach the store without one, and why."""
+REACHES = {"run", "call", "together"}
+
+
+def test_storage_is_told_whose_keys_it_may_touch() -> None:
+    """What reaches the store, itself or through another method of its class, is given the workspace or shard."""
+    storage = [tree for path, tree in trees() if path.is_relative_to(ROOT / "kernel" / "storage")]
+    classes = [node for tree in storage for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
+    carriers = {kind.name for kind in classes if "workspace_id" in _fields(kind)}
+    found = {
+        f"{kind.name}.{method.name}"
+        for kind in classes
+        for method in _reaching(kind)
+        if not any(_is_told(argument, carriers) for argument in _arguments(method, *_made_by(kind)))
+    }
+    assert found == set(UNSCOPED)
+
+
+def _fields(kind: ast.ClassDef) -> set[str]:
+    return {
+        node.target.id
+        for node in kind.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)
+    }
+
+
+def _made_by(kind: ast.ClassDef) -> list[ast.FunctionDef]:
+    return [node for node in kind.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
+
+
+def _arguments(*methods: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.arg]:
+    for method in methods:
+        yield from (*method.args.args, *method.args.kwonlyargs)
+
+
+def _is_told(argument: ast.arg, carriers: set[str]) -> bool:
+    if argument.arg in TENANT:
+        return True
+    named = ast.walk(argument.annotation) if argument.annotation else ()
+    return any(isinstance(node, ast.Name) and node.id in carriers for node in named)
+
+
+def _reaching(kind: ast.ClassDef) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
+    """Methods that call `self._store`, or others that do."""
+    methods = {
+        node.name: node for node in kind.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    reaching = {name for name, node in methods.items() if REACHES & _called(node, "_store")}
+    while more := {name for name, node in methods.items() if reaching & _called(node)} - reaching:
+        reaching |= more
+    return [methods[name] for name in methods if name in reaching]
+
+
+def _called(method: ast.AST, part: str = "") -> set[str]:
+    """Names of what it calls on `self`, or on this part of it."""
+    wanted = f"self.{part}" if part else "self"
+    return {
+        node.func.attr
+        for node in ast.walk(method)
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func.value) == wanted
     }
 
 

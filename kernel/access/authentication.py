@@ -13,10 +13,11 @@ from dataclasses import dataclass
 
 from kernel.access.principal import Principal
 from kernel.access.record import ApiKey
+from kernel.access.roles import Role, effective
 from kernel.access.secret import HASH_BYTES, key_id_of, keyed_hash
 from kernel.clock import Clock
 from kernel.errors import AuthenticationError, Unavailable
-from kernel.storage.access import AccessStore, StoredKey
+from kernel.storage.access import AccessStore, FoundKey
 
 FRESH_MS = 800
 """Leaves a request that was let in on the last moment time to be answered within the promised second."""
@@ -27,7 +28,10 @@ _NOBODY = bytes(HASH_BYTES)
 
 @dataclass(slots=True)
 class Seen:
-    """What the store said of a key id at a moment; without a principal the key opens nothing."""
+    """What the store said of a key id at a moment; without a principal the key opens nothing.
+
+    Every token is compared, also with no key's hash: unknown, wrong and expired ones take the same way.
+    """
 
     at_ms: int
     hash: bytes = _NOBODY
@@ -72,7 +76,10 @@ class Authentication:
         return seen.principal
 
     def forget(self, changed_id: str) -> None:
-        """Drops what was known of a key, or of all keys of a workspace; answers on their way do not count."""
+        """Drops what was known of a key, or of all keys when a workspace or its members changed.
+
+        Answers on their way do not count.
+        """
         self._asking.pop(changed_id, None)
         self._seen.pop(changed_id, None)
         if changed_id.startswith("ws_"):
@@ -131,21 +138,24 @@ def _heed(task: asyncio.Task[Seen]) -> None:
         task.exception()
 
 
-def _seen(stored: StoredKey | None, now_ms: int) -> Seen:
-    if stored is None or not stored.active:
+def _seen(found: FoundKey | None, now_ms: int) -> Seen:
+    if found is None or not found.active or found.role is None:
         return Seen(now_ms)
-    key = ApiKey.model_validate_json(stored.record)
-    return Seen(now_ms, stored.hash, principal_of(key, stored.plan), key.expires_at, stored.used_ms)
+    key = ApiKey.model_validate_json(found.record)
+    return Seen(now_ms, found.hash, principal_of(key, found, Role(found.role)), key.expires_at, found.used_ms)
 
 
-def principal_of(key: ApiKey, plan: str) -> Principal:
+def principal_of(key: ApiKey, found: FoundKey, role: Role) -> Principal:
     return Principal(
         workspace_id=key.workspace_id,
         user_id=key.user_id,
         key_id=key.id,
         environment=key.environment,
-        plan=plan,
-        scopes=frozenset(map(str, key.scopes)),
+        plan=found.plan,
+        overrides=found.limits,
+        role=role,
+        scopes=frozenset(map(str, effective(key.scopes, role))),
         agents=None if key.agents is None else frozenset(key.agents),
         collections=None if key.collections is None else frozenset(key.collections),
+        delegated=key.delegated,
     )

@@ -2,28 +2,40 @@
 
 from dataclasses import dataclass
 
+from kernel.access.roles import Role
 from kernel.access.scopes import Scope
 from kernel.errors import AuthorizationError, NotFound
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `agents` and `collections` are the only ones the key reaches; None is all."""
+    """Who asks. `scopes` are those of the key that the user's role in the workspace leaves it.
+
+    `agents` and `collections` are the only ones the key reaches; None is all. `delegated`: somebody else than its user
+    made the key, so it stands for the user in its own workspace alone.
+    """
 
     workspace_id: str
     user_id: str
     key_id: str
     environment: str
     plan: str
+    role: Role
     scopes: frozenset[str]
     overrides: str = ""
     """Limits of the workspace that differ from its plan's, as JSON."""
     agents: frozenset[str] | None = None
     collections: frozenset[str] | None = None
+    delegated: bool = False
 
     @property
     def limited(self) -> bool:
         return self.agents is not None or self.collections is not None
+
+    @property
+    def bound(self) -> bool:
+        """Whether its own workspace is all it reaches."""
+        return self.limited or self.delegated
 
     def may(self, scope: str) -> bool:
         return scope in self.scopes or Scope.ADMIN in self.scopes
@@ -42,6 +54,12 @@ class Principal:
         """Raises AuthorizationError for a key that is limited to some of what its workspace has."""
         if self.limited:
             raise AuthorizationError("This key is limited to its own workspace")
+
+    def require_unbound(self) -> None:
+        """Raises AuthorizationError for a key that reaches nothing but its own workspace."""
+        self.require_unlimited()
+        if self.delegated:
+            raise AuthorizationError("This key was made by somebody else: it is limited to its own workspace")
 
     def require_all_agents(self) -> None:
         """Raises AuthorizationError for a key that is limited to some agents."""

@@ -1,6 +1,6 @@
-"""API keys and workspaces as they are stored and as callers send and see them."""
+"""API keys as they are stored and as callers send and see them."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -18,6 +18,7 @@ from kernel.shape import Shape
 from kernel.text import Name, refuse_null
 
 MAX_IDS = 100
+DAY_MS = 86_400_000
 
 
 def _moment(value: object) -> object:
@@ -52,11 +53,15 @@ Moment = Annotated[
 
 
 class KeyCreate(Shape):
-    """`agents` and `collections` limit the key to those; without `workspace_id` it is of the caller's own."""
+    """`agents` and `collections` limit the key to those; without `workspace_id` it is of the caller's own.
+
+    `user_id` is the member it acts for, by default the caller.
+    """
 
     name: Name
     scopes: Scopes
     workspace_id: str | None = None
+    user_id: str | None = None
     expires_at: Moment = None
     agents: AgentIds = None
     collections: CollectionIds = None
@@ -72,17 +77,24 @@ class KeyPatch(Shape):
     _not_null = field_validator("name", "scopes", mode="before")(refuse_null)
 
 
-class WorkspaceCreate(Shape):
-    name: Name
-    plan: str = Field("free", max_length=64)
+class KeyRotation(Shape):
+    """`overlap_ms`: how long the old key goes on working beside its successor; 0 ends it at once."""
+
+    overlap_ms: int = Field(DAY_MS, ge=0, le=7 * DAY_MS)
 
 
 class ApiKey(Shape):
-    """What is stored of a key beside its hash. Times in ms."""
+    """What is stored of a key beside its hash. Times in ms.
+
+    It acts for `user_id`; `created_by` is who made it, None for the same. `delegated`: made by somebody else, or with
+    a key that was. `replaced_by` is the successor of a key that was rotated.
+    """
 
     id: str
     workspace_id: str
     user_id: str
+    created_by: str | None = None
+    delegated: bool = False
     environment: str
     name: str
     scopes: Scopes
@@ -90,6 +102,7 @@ class ApiKey(Shape):
     expires_at: int | None = None
     agents: list[str] | None = None
     collections: list[str] | None = None
+    replaced_by: str | None = None
 
     def shown(self, used_ms: int = 0) -> dict[str, Any]:
         """As the API answers it. `used_ms` 0 is never."""
@@ -98,30 +111,13 @@ class ApiKey(Shape):
             "name": self.name,
             "prefix": shown_prefix(self.environment, self.id),
             "workspace_id": self.workspace_id,
-            "created_by": self.user_id,
+            "user_id": self.user_id,
+            "created_by": self.created_by or self.user_id,
             "scopes": [str(scope) for scope in self.scopes],
             "agents": self.agents,
             "collections": self.collections,
             "created_at": rfc3339(self.created_at),
             "expires_at": rfc3339(self.expires_at) if self.expires_at is not None else None,
             "last_used_at": rfc3339(used_ms) if used_ms else None,
-        }
-
-
-class Workspace(Shape):
-    """Created at in ms."""
-
-    id: str
-    name: str
-    plan: str
-    status: Literal["active", "disabled"]
-    created_at: int
-
-    def shown(self) -> dict[str, Any]:
-        return {
-            "id": self.id,
-            "name": self.name,
-            "plan": self.plan,
-            "status": self.status,
-            "created_at": rfc3339(self.created_at),
+            "replaced_by": self.replaced_by,
         }

@@ -18,8 +18,9 @@ from kernel.executions.budget import Budget
 from kernel.executions.cpu import Metered
 from kernel.executions.events import NodeCompleted, NodeFailed, NodeLog, NodeRetry, NodeStarted, NodeToken
 from kernel.executions.journal import Journal
-from kernel.executions.placement import Done, Errand, Placement, Used
+from kernel.executions.placement import Begun, Done, Errand, Placement, Said, Used
 from kernel.executions.record import INLINE_OUTPUT, LogLine, NodeRecord, NodeStatus, Use
+from kernel.metering.tariff import Tariff
 from kernel.nodes.contract import ModelUse, NodeType, Outcome
 
 log = structlog.get_logger()
@@ -37,6 +38,7 @@ class Surroundings:
     context: Mapping[str, Any]
     journal: Journal
     budget: Budget
+    tariff: Tariff
     clock: Clock
     placed_on: str
     placement: Placement
@@ -157,7 +159,7 @@ class NodeRun:
             log.exception("node crashed", execution_id=self.execution_id, node_id=self.node.id)
             raise InternalError from error
         finally:
-            self.cpu_seconds += metered.seconds
+            self._took(metered.seconds, 0.0)
             self.around.budget.release(self.node.id)
 
     async def _elsewhere(self, config: BaseModel) -> Outcome:
@@ -176,21 +178,32 @@ class NodeRun:
             tokens_left=budget.share_tokens(self.node.id, len(self.around.running)),
             cost_left=budget.share_cost(self.node.id, len(self.around.running)),
         )
-        async with aclosing(self.around.placement.run(errand, resources)) as pieces:
-            async for piece in pieces:
-                if isinstance(piece, Done):
-                    return self._done(piece)
-                if isinstance(piece, Used):
-                    self.used(piece.use)
-                else:
-                    self.log(piece.level, piece.text) if piece.level else self.token(piece.text)
+        begun_ms, done = None, None
+        try:
+            async with aclosing(self.around.placement.run(errand, resources)) as pieces:
+                async for piece in pieces:
+                    match piece:
+                        case Begun(place):
+                            self.placed_on, begun_ms = place, self.around.clock.now_ms()
+                        case Done():
+                            done = piece
+                            return piece.outcome
+                        case Used(use):
+                            self.used(use)
+                        case Said(text, level):
+                            self.log(level, text) if level else self.token(text)
+        finally:
+            if done is not None:
+                self._took(done.cpu_seconds, done.gpu_seconds)
+            elif begun_ms is not None:  # it cannot say: it failed, or was stopped or lost
+                seconds = (self.around.clock.now_ms() - begun_ms) / 1000
+                self._took(0.0, seconds * (resources.num_gpus or 0.0))
         raise Unavailable("The place where the node ran is lost")
 
-    def _done(self, done: Done) -> Outcome:
-        self.placed_on = done.place
-        self.cpu_seconds += done.cpu_seconds
-        self.gpu_seconds += done.gpu_seconds
-        return done.outcome
+    def _took(self, cpu_seconds: float, gpu_seconds: float) -> None:
+        self.cpu_seconds += cpu_seconds
+        self.gpu_seconds += gpu_seconds
+        self.around.budget.spend(0, self.around.tariff.machine(cpu_seconds, gpu_seconds))
 
     def _completed(self, outcome: Outcome, kept: Mapping[str, Any]) -> NodeEnd:
         self._line("info", f"Completed {self._label()}")
@@ -240,7 +253,8 @@ class NodeRun:
         message = f"Attempt {self.attempt} failed, next in {wait_ms} ms: {error}"
         self._line("warning", message)
         data = {"attempt": self.attempt, "wait_ms": wait_ms, "error": error.body()}
-        self.around.journal.note(NodeRetry(timestamp=self._now(), node_id=self.node.id, data=data))
+        event = NodeRetry(timestamp=self._now(), node_id=self.node.id, data=data)
+        self.around.journal.note(event, self._record("running"))
 
     async def _kept(self, output: Any) -> dict[str, Any]:
         text = stored_form(output)
@@ -260,6 +274,7 @@ class NodeRun:
             placed_on=self.placed_on or self.around.placed_on,
             cpu_seconds=self.cpu_seconds,
             gpu_seconds=self.gpu_seconds,
+            machine_cost=self.around.tariff.machine(self.cpu_seconds, self.gpu_seconds),
             **more,
         )
 

@@ -1,21 +1,35 @@
-"""What one execution may still spend: output tokens and USD, shared by nodes that run at once."""
+"""What one execution may still spend: output tokens and USD, shared by nodes that run at once.
+
+USD are those of model calls and of the machines that nodes run on, compared in whole millionths as costs are shown.
+"""
 
 from dataclasses import dataclass, field
 
 from kernel.errors import RateLimitError
+from kernel.metering.tariff import micro, usd
 
 
 @dataclass(slots=True)
 class Budget:
     """`None` is no limit. What a call may use is set aside until it ends, so that calls side by side
-    cannot pass the limit together."""
+    cannot pass the limit together.
+
+    cap: millionths of a USD that budgets of the workspace left when the execution was accepted.
+    """
 
     max_tokens: int | None
     max_cost: float | None
+    cap: int | None = None
     tokens_spent: int = 0
     cost_spent: float = 0.0
     _tokens_held: dict[str, int] = field(default_factory=dict)
     _cost_held: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> float | None:
+        """The lower of the two bounds."""
+        bounds = [self.max_cost] if self.max_cost is not None else []
+        return min(bounds + ([usd(self.cap)] if self.cap is not None else []), default=None)
 
     def share_tokens(self, node_id: str, sharers: int) -> int | None:
         """Sets aside this call's share of the tokens that are left, which may be none."""
@@ -40,28 +54,28 @@ class Budget:
 
     def share_cost(self, node_id: str, sharers: int) -> float | None:
         """Sets aside this call's share of the USD that are left."""
-        if self.max_cost is None:
+        if (most := self.limit) is None:
             return None
         held = sum(cost for node, cost in self._cost_held.items() if node != node_id)
         waiting = max(1, sharers - len(self._cost_held.keys() - {node_id}))
-        self._cost_held[node_id] = share = max(0.0, self.max_cost - self.cost_spent - held) / waiting
+        self._cost_held[node_id] = share = max(0.0, most - self.cost_spent - held) / waiting
         return share
 
     def hold_cost(self, node_id: str, worst: float | None) -> None:
         """Sets aside what the call can cost at most. Raises RateLimitError if that could pass the limit."""
-        if self.max_cost is None:
+        if (most := self.limit) is None:
             return
         if worst is None:
-            raise self._over("the model's price is unknown, so max_cost cannot be kept")
+            raise self._over("the model's price is unknown, so it cannot be kept")
         held = sum(cost for node, cost in self._cost_held.items() if node != node_id)
-        if self.cost_spent + held + worst > self.max_cost:
+        if micro(self.cost_spent + held + worst) > micro(most):
             raise self._over(
                 f"the next call could pass it (spent {self.cost_spent:.6f}, call up to {worst:.6f})"
             )
         self._cost_held[node_id] = worst
 
     def spend(self, output_tokens: int, cost: float) -> None:
-        """A call was billed."""
+        """A call was billed, or a machine was used."""
         self.tokens_spent += output_tokens
         self.cost_spent += cost
 
@@ -71,8 +85,11 @@ class Budget:
         self._cost_held.pop(node_id, None)
 
     def _over(self, reason: str) -> RateLimitError:
+        bound = f"max_cost of {self.max_cost} USD"
+        if self.limit != self.max_cost:
+            bound = f"share of a budget with a hard stop, the {self.limit} USD that were left of it,"
         return RateLimitError(
-            f"The execution's max_cost of {self.max_cost} USD stops it: {reason}",
-            {"limit": "budget", "max": self.max_cost},
+            f"The execution's {bound} stops it: {reason}",
+            {"limit": "budget", "max": self.limit},
             retryable=False,
         )

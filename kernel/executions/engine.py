@@ -53,8 +53,10 @@ class Engine:
                 self._values[node_id] = {"output": orjson.loads(await fetch(record.output_ref))}
         done = {node_id: record for node_id, record in journal.items() if record.status != "running"}
         self.records.update(done)
-        for use in (use for record in journal.values() if not record.reused for use in record.uses):
-            self._around.budget.spend(use.output, use.cost or 0.0)
+        for record in (record for record in journal.values() if not record.reused):
+            self._around.budget.spend(0, record.machine_cost)
+            for use in record.uses:
+                self._around.budget.spend(use.output, use.cost or 0.0)
         for node_id in self._graph.nodes:
             if node_id in done:
                 record = done[node_id]
@@ -93,7 +95,11 @@ class Engine:
 
     async def _node(self, node_id: str) -> NodeEnd:
         before = self._begun.pop(node_id, NodeRecord(status="running"))
-        run = NodeRun(self._graph.nodes[node_id], self._around, before.attempt, uses=list(before.uses))
+        run = NodeRun(
+            *(self._graph.nodes[node_id], self._around, before.attempt),
+            *(before.cpu_seconds, before.gpu_seconds),
+            uses=list(before.uses),
+        )
         self._around.running.add(node_id)
         self._active[node_id] = run
         end = await run.run()

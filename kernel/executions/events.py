@@ -1,6 +1,6 @@
 """What an execution tells while it runs: one small class for each type of event.
 
-Stored without `seq`, which is the stream's own id; `with_seq` adds it for the reader.
+Stored without `seq`, which is the stream's own id; `following` adds it for the reader.
 """
 
 from typing import Annotated, Any, Literal
@@ -116,7 +116,3 @@ def is_terminal(body: bytes) -> bool:
 def _top_level(body: bytes, position: int) -> bool:
     """`type` stands before `data`, so nothing of a user's text can come before it."""
     return body.find(b'"data":') > position
-
-
-def with_seq(seq: int, body: bytes) -> bytes:
-    return b'{"seq":%d,' % seq + body[1:]

@@ -15,12 +15,13 @@ from kernel.executions.intake import Intake
 from kernel.executions.lookup import Lookup
 from kernel.executions.order import ExecutionFilter, Order, Spec, Started
 from kernel.executions.record import NodeRecord, parse_nodes, shown, shown_node, shown_row
-from kernel.executions.watch import StreamEvent, Watch
+from kernel.executions.watch import Watch
 from kernel.ids import first_id_at, is_id, new_id
 from kernel.metering.plans import Plans
 from kernel.paging import Page, PageQuery
 from kernel.storage.archive import Archive
 from kernel.storage.executions import AgentChanged, Creation, ExecutionStore, StoredExecution
+from kernel.storage.following import StreamEvent
 from kernel.storage.objects import ObjectStore
 from kernel.storage.room import Room
 
@@ -190,6 +191,7 @@ class Executions:
     ) -> Started:
         self.room.check()
         execution_id, now = execution_id or new_id("exec"), self.clock.now_ms()
+        plan = self.plans.of(who.plan, who.overrides)
         text = spec.model_dump_json().encode()
         if len(text) > MAX_INPUT and len(orjson.dumps(spec.input)) > MAX_INPUT:
             raise PayloadTooLarge("The input is larger than 1 MB", {"field": "input", "max_bytes": MAX_INPUT})
@@ -209,7 +211,9 @@ class Executions:
                     priority=spec.options.priority,
                     now_ms=now,
                     first_event=started.encode(),
-                    slots=self.plans.of(who.plan, who.overrides).concurrent,
+                    key_id=who.key_id,
+                    slots=plan.concurrent,
+                    tokens_per_day=plan.tokens_per_day,
                     reply_to=self.watch.address if wait else "",
                     idempotency_record=idempotency_record,
                     labels=tuple(f"{name}={value}" for name, value in spec.options.labels.items()),

@@ -31,6 +31,7 @@ from kernel.executions.journal import Fenced, Journal
 from kernel.executions.order import Spec
 from kernel.executions.placement import Placement
 from kernel.executions.record import INLINE_OUTPUT, NodeRecord, Totals, parse_nodes, shown
+from kernel.metering.tariff import Tariff
 from kernel.nodes.contract import NodeType
 from kernel.storage.executions import Ending, ExecutionStore
 from kernel.storage.objects import ObjectStore
@@ -62,6 +63,7 @@ class Performer:
     coalesce_ms: int
     placed_on: str
     placement: Placement
+    tariff: Tariff
     graphs: "OrderedDict[tuple[str, str, str], Graph[NodeType]]"
 
     async def perform(self, claim: Claim, stop: "Stop") -> None:
@@ -121,7 +123,8 @@ class Performer:
             execution_id=claim.execution_id,
             context={"input": spec.input, "nodes": values, "execution": {"id": claim.execution_id}},
             journal=journal,
-            budget=Budget(spec.options.max_tokens, spec.options.max_cost),
+            budget=Budget(spec.options.max_tokens, spec.options.max_cost, claim.cap),
+            tariff=self.tariff,
             clock=self.clock,
             placed_on=self.placed_on,
             placement=self.placement,
@@ -242,8 +245,10 @@ def _totals(engine: Engine) -> dict[str, bytes]:
 
 
 def _facts(totals: Totals) -> dict[str, bytes]:
-    facts = {"tokens_used": b"%d" % totals.tokens_used}
-    return facts | ({"cost": repr(totals.cost).encode()} if totals.cost is not None else {})
+    """`spent` only where there is any, `cost` where it is known."""
+    cost = b"" if totals.cost is None else repr(totals.cost).encode()
+    facts = {"tokens_used": b"%d" % totals.tokens_used, "cost": cost, "spent": totals.spent()}
+    return {name: value for name, value in facts.items() if value}
 
 
 def _path(claim: Claim, name: str) -> str:

@@ -30,6 +30,13 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True)
+class Begun:
+    """The node runs now. `place` is the id of the cluster node."""
+
+    place: str
+
+
+@dataclass(frozen=True, slots=True)
 class Said:
     """What a node says while it runs: a piece of output, or a log line with its level."""
 
@@ -46,20 +53,19 @@ class Used:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The last thing that comes back. `place` is the id of the cluster node."""
+    """The last thing that comes back."""
 
     outcome: Outcome
-    place: str
     cpu_seconds: float
     gpu_seconds: float
 
 
-Piece = Said | Used | Done
+Piece = Begun | Said | Used | Done
 
 
 class Placement(Protocol):
     def run(self, errand: Errand, resources: Resources) -> "AsyncGenerator[Piece]":
-        """What the node says and uses, then `Done`. Closing it stops the node.
+        """`Begun`, what the node says and uses, then `Done`. Closing it stops the node.
 
         Raises what the node raises, Unavailable when its place is lost.
         """
@@ -94,7 +100,10 @@ class ErrandCall:
         left = self._errand.cost_left
         if left is not None and (worst_usd is None or worst_usd > left):
             raise RateLimitError(
-                "The next call could pass the execution's max_cost", {"limit": "budget"}, None, False
+                "The next call could pass the execution's max_cost or its share of a budget",
+                {"limit": "budget"},
+                None,
+                False,
             )
 
 
@@ -109,12 +118,13 @@ async def carry_out(
     work = asyncio.create_task(node_type.run(config, ErrandCall(errand, said.put_nowait)))
     work.add_done_callback(lambda _: said.put_nowait(None))
     try:
+        yield Begun(place)
         while (piece := await said.get()) is not None:
             yield piece
         outcome = await work
     finally:
         work.cancel()
-    yield Done(outcome, place, time.process_time() - cpu, (time.monotonic() - began) * gpus)
+    yield Done(outcome, time.process_time() - cpu, (time.monotonic() - began) * gpus)
 
 
 @dataclass(frozen=True, slots=True)

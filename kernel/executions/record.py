@@ -1,12 +1,14 @@
 """One node's line in the journal, and how a stored execution is shown to callers."""
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from kernel.clock import rfc3339
+from kernel.metering.tariff import micro
 
 NodeStatus = Literal["running", "completed", "failed", "skipped", "cancelled", "timed_out"]
 INLINE_OUTPUT = 64 * 1024
@@ -37,6 +39,7 @@ class NodeRecord(BaseModel):
     """`output` is the value, or None with `output_ref` naming the object that holds it. Times: ms.
 
     `goto`: the node that took over after a handled failure. `reused`: from the execution this one retries.
+    `machine_cost`: USD of its processor and GPU seconds, by the tariff of that time.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -56,6 +59,7 @@ class NodeRecord(BaseModel):
     placed_on: str = ""
     cpu_seconds: float = 0.0
     gpu_seconds: float = 0.0
+    machine_cost: float = 0.0
     reused: bool = False
 
     def encode(self) -> bytes:
@@ -67,7 +71,7 @@ class NodeRecord(BaseModel):
 
     @property
     def cost(self) -> float | None:
-        return total_cost(self.uses)
+        return total_cost((self,))
 
 
 class Totals(BaseModel):
@@ -77,25 +81,57 @@ class Totals(BaseModel):
 
     tokens_used: int = 0
     cost: float | None = None
+    cpu_ms: int = 0
+    gpu_ms: int = 0
     by_model: dict[str, dict[str, int]] = Field(default_factory=dict)
+    costs: dict[str, float | None] = Field(default_factory=dict)
+    """USD by model, not rounded; None is unknown."""
 
     @classmethod
     def of(cls, nodes: Mapping[str, NodeRecord]) -> "Totals":
-        uses = [use for node in nodes.values() if not node.reused for use in node.uses]
-        by_model: dict[str, dict[str, int]] = {}
-        for use in uses:
-            row = by_model.setdefault(use.model, {"input": 0, "output": 0, "cached": 0})
-            for name in row:
-                row[name] += getattr(use, name)
+        own = [node for node in nodes.values() if not node.reused]
+        by_model: dict[str, list[Use]] = defaultdict(list)
+        for use in (use for node in own for use in node.uses):
+            by_model[use.model].append(use)
         return cls(
-            tokens_used=sum(use.input + use.output for use in uses), cost=total_cost(uses), by_model=by_model
+            tokens_used=sum(node.tokens for node in own),
+            cost=total_cost(own),
+            cpu_ms=round(1000 * sum(node.cpu_seconds for node in own)),
+            gpu_ms=round(1000 * sum(node.gpu_seconds for node in own)),
+            by_model={model: _tokens(uses) for model, uses in by_model.items()},
+            costs={model: _sum(use.cost for use in uses) for model, uses in by_model.items()},
         )
 
+    def spent(self) -> bytes:
+        """What is counted of it: tokens, cost, CPU and GPU ms, and by model tokens and cost; empty when it is all
+        zero. Costs are in millionths of a USD."""
+        models = {
+            model: [tokens["input"] + tokens["output"], _micro(self.costs[model])]
+            for model, tokens in self.by_model.items()
+        }
+        counts = {"t": self.tokens_used, "c": _micro(self.cost), "p": self.cpu_ms, "g": self.gpu_ms}
+        return orjson.dumps(counts | {"m": models}) if any(count != 0 for count in counts.values()) else b""
 
-def total_cost(uses: Any) -> float | None:
-    """USD, None as soon as one price is unknown: an unknown part makes the sum unknown."""
-    costs = [use.cost for use in uses]
-    return None if None in costs else round(sum(costs), 6)
+
+def total_cost(nodes: Iterable[NodeRecord]) -> float | None:
+    """USD of model calls and machines; None as soon as one price is unknown: that makes the sum unknown."""
+    costs = [cost for node in nodes for cost in (node.machine_cost, *(use.cost for use in node.uses))]
+    total = _sum(costs)
+    return None if total is None else round(total, 6)
+
+
+def _sum(costs: Iterable[float | None]) -> float | None:
+    known = list(costs)
+    return None if None in known else sum(cost for cost in known if cost is not None)
+
+
+def _micro(usd: float | None) -> int | None:
+    return None if usd is None else micro(usd)
+
+
+def _tokens(uses: Iterable[Use]) -> dict[str, int]:
+    names = ("input", "output", "cached")
+    return {name: sum(getattr(use, name) for use in uses) for name in names}
 
 
 def parse_nodes(nodes: Mapping[str, bytes]) -> dict[str, NodeRecord]:

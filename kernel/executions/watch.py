@@ -1,74 +1,16 @@
-"""Watching executions: wait for an end, or follow the events as they are written.
-
-Pub/sub only wakes; what a message did not bring, or brought out of order, is read from the stream.
-"""
+"""Watching executions: wait for an end, or follow the events as they are written."""
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncGenerator
-from dataclasses import dataclass
+from contextlib import aclosing
+from functools import partial
 
-from kernel.errors import CodexError, Unavailable
-from kernel.executions.events import is_terminal, with_seq
+from kernel.errors import Unavailable
+from kernel.executions.events import is_terminal
 from kernel.executions.lookup import Lookup
 from kernel.storage import keys
-from kernel.storage.executions import StoredEvent
+from kernel.storage.following import Log, StreamEvent, follow
 from kernel.storage.subscriptions import Subscriptions
-
-MOST_EVENTS = 1000
-MOST_BYTES = 1_000_000
-
-
-class SlowReader(CodexError):
-    """The reader is too far behind; it may come again with `after`."""
-
-    code, status, retryable = "UNAVAILABLE", 503, True
-
-
-@dataclass(frozen=True, slots=True)
-class StreamEvent:
-    """`body` is the event as JSON, `seq` included."""
-
-    seq: int
-    body: bytes
-    terminal: bool
-
-
-class Feed:
-    """What has been published since a reader last looked. Bounded: a slow reader is told so, never waited for."""
-
-    def __init__(self) -> None:
-        self._events: deque[StoredEvent] = deque()
-        self._bytes = 0
-        self._gap = False
-        self._overflown = False
-        self._news = asyncio.Event()
-
-    def push(self, message: bytes | None) -> None:
-        if message is None:
-            self._gap = True
-        elif not self._overflown:
-            first, *bodies = message.split(b"\n")
-            if bodies == [b""] or (not self._events and len(bodies) > MOST_EVENTS):
-                self._gap = True  # too much for a message: it is to be read
-                bodies = []
-            self._events += (StoredEvent(seq, body) for seq, body in enumerate(bodies, int(first)))
-            self._bytes += len(message)
-            self._overflown = len(self._events) > MOST_EVENTS or self._bytes > MOST_BYTES
-        self._news.set()
-
-    async def next(self) -> list[StoredEvent] | None:
-        """Events since the last call; None when some may be missing. Raises SlowReader."""
-        await self._news.wait()
-        self._news.clear()
-        if self._overflown:
-            raise SlowReader("The reader is too slow: come again with the last seq it has")
-        if self._gap:
-            self._gap = False
-            return None
-        events, self._bytes = list(self._events), 0
-        self._events.clear()
-        return events
 
 
 class Watch:
@@ -110,43 +52,18 @@ class Watch:
 
     async def follow(self, workspace_id: str, execution_id: str, after: int) -> AsyncGenerator[StreamEvent]:
         """Events from `after` + 1 to the terminal one. Raises SlowReader."""
-        feed, channel = Feed(), keys.channel("stream", workspace_id, id=execution_id)
-        await self._subscriptions.listen(channel, feed.push)
-        try:
-            last = after
-            while True:
-                async for event in self._replay(workspace_id, execution_id, last):
-                    yield event
-                    last = event.seq
-                    if event.terminal:
-                        return
-                if await self._lookup.status(workspace_id, execution_id) != "running":
-                    async for event in self._replay(workspace_id, execution_id, last):
-                        yield event
-                    return
-                async for event in self._live(feed, last):
-                    yield event
-                    last = event.seq
-                    if event.terminal:
-                        return
-        finally:
-            self._subscriptions.unlisten(channel, feed.push)
+        log = Log(
+            channel=keys.channel("stream", workspace_id, id=execution_id),
+            read=partial(self._lookup.events, workspace_id, execution_id),
+            runs=partial(self._runs, workspace_id, execution_id),
+            is_terminal=is_terminal,
+        )
+        async with aclosing(follow(self._subscriptions, log, after)) as events:
+            async for event in events:
+                yield event
 
-    async def _replay(self, workspace_id: str, execution_id: str, last: int) -> AsyncGenerator[StreamEvent]:
-        while batch := await self._lookup.events(workspace_id, execution_id, last):
-            for event in batch:
-                yield _shown(event)
-            last = batch[-1].seq
-
-    async def _live(self, feed: Feed, last: int) -> AsyncGenerator[StreamEvent]:
-        """Until an event is missing."""
-        while (events := await feed.next()) is not None:
-            for event in events:
-                if event.seq > last + 1:
-                    return
-                if event.seq == last + 1:
-                    last = event.seq
-                    yield _shown(event)
+    async def _runs(self, workspace_id: str, execution_id: str) -> bool:
+        return await self._lookup.status(workspace_id, execution_id) == "running"
 
     async def _told(
         self, workspace_id: str, execution_id: str, future: "asyncio.Future[bytes]"
@@ -157,7 +74,7 @@ class Watch:
         except ConnectionError:
             self._expected[execution_id] = asyncio.get_running_loop().create_future()
             try:
-                still_runs = await self._lookup.status(workspace_id, execution_id) == "running"
+                still_runs = await self._runs(workspace_id, execution_id)
             except Unavailable:
                 return None
             return None if still_runs else b""
@@ -172,7 +89,3 @@ class Watch:
         for future in self._expected.values():
             if not future.done():
                 future.set_exception(ConnectionError("ends may have been missed"))
-
-
-def _shown(event: StoredEvent) -> StreamEvent:
-    return StreamEvent(event.seq, with_seq(event.seq, event.body), is_terminal(event.body))

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, Self
 
 import httpx2
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from configs.settings import CONFIGS
 from kernel.clock import Clock, SystemClock
@@ -22,9 +22,14 @@ from kernel.models.breaker import Breaker
 from kernel.models.completion import MaxTokensField
 from kernel.models.failure import Kind, failure
 from kernel.models.openai import TIMEOUT, Endpoint, OpenAIChat, Pace
+from kernel.models.prices import FILE as PRICES
 from kernel.models.prices import FREE, Price, Prices
 from kernel.models.seam import ChatModel, ModelInfo, Tokens
 from kernel.outbound import Egress
+
+if TYPE_CHECKING:
+    from kernel.models.cached import Shelf
+    from kernel.models.embedding import Embedder
 
 FILE = CONFIGS / "models.yaml"
 
@@ -42,6 +47,17 @@ class ListedModel(_Entry):
     context_length: int | None = Field(None, ge=1)
     dimensions: int | None = Field(None, ge=1)
     package: str | None = None
+
+    @model_validator(mode="after")
+    def check_dimensions(self) -> Self:
+        if self.kind == "embedding" and self.dimensions is None:
+            raise ValueError("an embedding model needs its dimensions")
+        return self
+
+    @property
+    def width(self) -> int:
+        """Dimensions of an embedding model."""
+        return self.dimensions or 0
 
 
 class Provider(_Entry):
@@ -75,33 +91,68 @@ class Catalog:
         scripted: bool = False,
         clock: Clock = SystemClock(),
         file: Path = FILE,
+        prices: Path = PRICES,
     ):
         self._egress = egress
         self._credentials = credentials
         self._engines = engines
         self._clock = clock
+        self._prices_file = prices
         self._providers = {name: one for name, one in _read(file).items() if scripted or name != "scripted"}
         self._listed = _by_name(self._providers)
         self._remote: dict[str, OpenAIChat] = {}
+        self._embedders: dict[str, Embedder] = {}
+        self._breakers: dict[str, Breaker] = {}
         self._client: httpx2.AsyncClient | None = None
 
     def list(self) -> list[ModelInfo]:
         return [self._info(provider, model) for provider, model in self._listed.values()]
 
     def check(self, model_id: str) -> str | None:
+        return self._unfit(model_id, "chat", "a chat model")
+
+    def check_embedding(self, model_id: str) -> str | None:
+        """None when a collection may name it, else the reason."""
+        return self._unfit(model_id, "embedding", "an embedding model")
+
+    def _unfit(self, model_id: str, kind: str, called: str) -> str | None:
         found = self._find(model_id)
         if found is None:
             return f"Model '{model_id}' is not supported"
-        return None if found[1].kind == "chat" else f"Model '{model_id}' is not a chat model"
+        return None if found[1].kind == kind else f"Model '{model_id}' is not {called}"
 
     def chat(self, model_id: str) -> tuple[ChatModel, str]:
+        provider, model = self._ready(model_id)
+        return self._engines.get(provider) or self._over_http(provider), model.name
+
+    def embedder(self, model_id: str, shelf: "Shelf | None" = None) -> "Embedder":
+        """shelf: where vectors are kept that a provider was paid for; what runs here is quicker than any shelf.
+
+        Raises ProviderError for a model that embeds nothing, or naming the credential or package it lacks.
+        """
+        if problem := self.check_embedding(model_id):
+            raise failure(Kind.REFUSED, "catalog", problem)
+        provider, model = self._ready(model_id)
+        name = f"{provider}:{model.name}"
+        if name not in self._embedders:
+            self._embedders[name] = self._new_embedder(provider, model)
+        embedder = self._embedders[name]
+        runs_here = self._providers[provider].base_url is None
+        return embedder if runs_here or shelf is None else _over(shelf, embedder, name)
+
+    @property
+    def default_embedding(self) -> str:
+        """The id of the first embedding model of the file."""
+        return next(name for name, (_, model) in self._listed.items() if model.kind == "embedding")
+
+    def _ready(self, model_id: str) -> tuple[str, ListedModel]:
         found = self._find(model_id)
         if found is None:
             raise failure(Kind.REFUSED, "catalog", f"Model '{model_id}' is not supported")
         provider, model = found
         if lack := self._lack(provider, model):
             raise failure(Kind.REFUSED, provider, f"Model '{model_id}' needs the {lack.name}: {lack.remedy}")
-        return self._engines.get(provider) or self._over_http(provider), model.name
+        return provider, model
 
     def cost(self, model_id: str, tokens: Tokens) -> float | None:
         found = self._find(model_id)
@@ -152,17 +203,29 @@ class Catalog:
 
     @cached_property
     def _prices(self) -> Prices:
-        return Prices.load()
+        return Prices.load(self._prices_file)
 
     def _over_http(self, provider: str) -> OpenAIChat:
-        """One for each provider, so that all calls to it share its breaker."""
         if provider not in self._remote:
-            endpoint = self._endpoint(provider)
-            self._client = self._client or self._egress.client(TIMEOUT)
-            self._remote[provider] = OpenAIChat(
-                endpoint, self._client, Breaker(self._clock), Pace(self._clock)
-            )
+            self._remote[provider] = OpenAIChat(*self._way(provider))
         return self._remote[provider]
+
+    def _new_embedder(self, provider: str, model: ListedModel) -> "Embedder":
+        """Imports numpy, which takes 16 MB and 0.1 s in processes that embed nothing."""
+        from kernel.models.embedding import LocalEmbedder, OpenAIEmbedder, TransformerEmbedder
+
+        if provider == "local":
+            return LocalEmbedder()
+        if provider == "transformers":
+            return TransformerEmbedder(model.name, model.width)
+        return OpenAIEmbedder(*self._way(provider), model.name, model.width)
+
+    def _way(self, provider: str) -> tuple[Endpoint, httpx2.AsyncClient, Breaker, Pace]:
+        """To a provider; all calls to it share one breaker."""
+        endpoint = self._endpoint(provider)
+        self._client = self._client or self._egress.client(TIMEOUT)
+        breaker = self._breakers.setdefault(provider, Breaker(self._clock))
+        return endpoint, self._client, breaker, Pace(self._clock)
 
     def _endpoint(self, name: str) -> Endpoint:
         provider = self._providers[name]
@@ -170,6 +233,12 @@ class Catalog:
             raise failure(Kind.REFUSED, name, f"Provider '{name}' does not run in this process")
         key = self._credentials.get(provider.credential) if provider.credential else None
         return Endpoint(name, provider.base_url, key, provider.max_tokens_field, provider.stream_options)
+
+
+def _over(shelf: "Shelf", embedder: "Embedder", name: str) -> "Embedder":
+    from kernel.models.cached import CachedEmbedder
+
+    return CachedEmbedder(embedder, name, shelf)
 
 
 def _read(file: Path) -> dict[str, Provider]:

@@ -6,7 +6,7 @@ A file is written whole and never changed. Which files there are, and the range 
 
 import asyncio
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,13 +82,14 @@ class Archive:
         return None
 
     async def erase(self, workspace_id: str, execution: ArchivedExecution) -> None:
-        """Hides an archived execution for good."""
-        if await self._store.call("SADD", keys.key("erased", workspace_id), execution.execution_id):
-            record = {name: value.decode() for name, value in execution.stored.record.items()}
-            counts = keys.key("archived", workspace_id)
-            await asyncio.gather(
-                *(self._store.call("HINCRBY", counts, name, -1) for name in _counted(record))
-            )
+        """Hides an archived execution for good, and notes what it had counted."""
+        record = {name: value.decode() for name, value in execution.stored.record.items()}
+        used = (record["completed_at"], record.get("spent", ""))
+        await self._store.run(
+            "archive_erase",
+            workspace_id,
+            *(workspace_id, execution.execution_id, *used, *_counted(record)),
+        )
 
     async def hide(self, workspace_id: str, execution_id: str) -> None:
         """Hides a copy that may be here of an execution deleted before it was counted as archived."""
@@ -129,6 +130,17 @@ class Archive:
                     if span.holds(row["id"]) and row["id"] not in erased and _matches(row, filters):
                         found[row["id"]] = row
         return sorted(found.values(), key=lambda row: row["id"], reverse=True)
+
+    async def each(self, workspace_id: str) -> AsyncIterator[dict[str, str]]:
+        """All list rows, a file at a time; what was cut off half way may stand in two."""
+        erased = {
+            one.decode() for one in await self._store.call("SMEMBERS", keys.key("erased", workspace_id))
+        }
+        for segment in await self.segments(workspace_id):
+            data = await self._objects.get(segment.path(workspace_id))
+            for row in await asyncio.to_thread(_listed, data):
+                if row["id"] not in erased:
+                    yield row
 
 
 def _matches(row: Mapping[str, str], filters: Mapping[str, str]) -> bool:

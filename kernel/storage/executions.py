@@ -1,7 +1,7 @@
 """Executions in Redis: the record, the journal of nodes and the stream of events, and their indices.
 
-Every change is one script: `execution_create`, `execution_commit` (all that a runner writes, the end
-included), `execution_cancel`, `execution_delete`.
+Every change is one script: `execution_create`, `execution_commit` (what a runner writes), `execution_end` (the last of
+it, with all that an end changes), `execution_cancel`, `execution_delete`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,6 +11,7 @@ from typing import Any, Literal
 from kernel.errors import Conflict, NotFound, RateLimitError
 from kernel.paging import Page, PageQuery
 from kernel.storage import keys
+from kernel.storage.budgets import begins_again, parts
 from kernel.storage.idempotency import superseded
 from kernel.storage.store import Store
 from kernel.storage.wire import Argument
@@ -20,7 +21,7 @@ PRIORITY = {"high": 0, "normal": 1, "low": 2}
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """What `create` writes. `agent_id` is empty for an inline flow; `slots` None is no limit."""
+    """What `create` writes. `agent_id` is empty for an inline flow; `slots` and `tokens_per_day` None is no limit."""
 
     workspace_id: str
     execution_id: str
@@ -30,7 +31,9 @@ class Creation:
     priority: Literal["high", "normal", "low"]
     now_ms: int
     first_event: bytes
+    key_id: str = ""
     slots: int | None = None
+    tokens_per_day: int | None = None
     reply_to: str = ""
     idempotency_record: str = ""
     labels: tuple[str, ...] = ()
@@ -47,8 +50,9 @@ class StoredExecution:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """`facts` are record fields: output, tokens_used, cost, error. `shown` is the whole execution as JSON, for
-    whoever waits; empty lets them read it. `at` is the moment, by default that of the commit."""
+    """`facts` are record fields: output, tokens_used, cost, spent, error; without tokens_used the store takes what
+    was used from the journal. `shown` is the whole execution as JSON, for whoever waits; empty lets them read it.
+    `at` is the moment, by default that of the commit."""
 
     status: Literal["completed", "failed", "cancelled", "timed_out"]
     facts: Mapping[str, bytes]
@@ -75,14 +79,15 @@ class ExecutionStore:
         self._store = store
 
     async def create(self, new: Creation) -> None:
-        """Raises NotFound, Conflict (inactive), RateLimitError (no slot), AgentChanged, Unavailable (full)."""
+        """Raises NotFound, Conflict (inactive), RateLimitError (no slot, no tokens, a budget is spent), AgentChanged,
+        Unavailable (full)."""
         answer = await self._store.run("execution_create", new.workspace_id, *_create_arguments(new))
         state = answer[0]
         if state == b"ok":
             return
         if state == b"version":
             raise AgentChanged(answer[1].decode())
-        raise _refusal(state, new.slots)
+        raise _refusal(new, *answer)
 
     async def commit(
         self,
@@ -109,10 +114,12 @@ class ExecutionStore:
         ]
         for node, record in nodes.items():
             args += (node, record)
-        args += (ending.status, ending.shown) if ending else ("",)
-        for name, value in ending.facts.items() if ending else ():
-            args += (name, value)
-        return bool(await self._store.run("execution_commit", workspace_id, *args))
+        if ending is None:
+            return bool(await self._store.run("execution_commit", workspace_id, *args))
+        args += (ending.status, ending.shown)
+        for fact in ending.facts.items():
+            args += fact
+        return bool(await self._store.run("execution_end", workspace_id, *args))
 
     async def read(self, workspace_id: str, execution_id: str) -> StoredExecution | None:
         record, nodes = await self._store.together(
@@ -185,21 +192,39 @@ def _create_arguments(new: Creation) -> list[Argument]:
     return [
         *(new.workspace_id, new.execution_id, new.agent_id, new.expected_version, new.spec),
         *(PRIORITY[new.priority], new.now_ms, -1 if new.slots is None else new.slots, new.reply_to),
-        *(new.first_event, new.idempotency_record, len(new.labels), *new.labels, *journal),
+        *(new.first_event, new.idempotency_record, new.key_id),
+        *(-1 if new.tokens_per_day is None else new.tokens_per_day, len(new.labels), *new.labels, *journal),
     ]
 
 
-def _refusal(state: bytes, slots: int | None) -> Exception:
+def _refusal(new: Creation, state: bytes, *facts: bytes) -> Exception:
     if state == b"gone":
         return NotFound("Agent not found")
     if state == b"superseded":
         return superseded()
     if state == b"inactive":
         return Conflict("The agent is inactive: set its status to active first", {"status": "inactive"})
+    if state == b"tokens":
+        return RateLimitError(
+            f"The {new.tokens_per_day} tokens of this UTC day are used",
+            {"limit": "tokens", "max": new.tokens_per_day},
+            (begins_again("day", new.now_ms) - new.now_ms) / 1000,
+        )
+    if state == b"budget":
+        return _over_budget(new.now_ms, *facts)
     return RateLimitError(
-        f"All {slots} concurrent executions of the plan are in use",
-        {"limit": "concurrent", "max": slots},
+        f"All {new.slots} concurrent executions of the plan are in use",
+        {"limit": "concurrent", "max": new.slots},
         1.0,
+    )
+
+
+def _over_budget(now_ms: int, field: bytes, amount: bytes) -> RateLimitError:
+    (scope, period, _), most = parts(field.decode()), int(amount) / 1_000_000
+    return RateLimitError(
+        f"The {scope}'s budget of {most} USD for this {period} is spent",
+        {"limit": "budget", "max": most, "scope": scope, "period": period},
+        (begins_again(period, now_ms) - now_ms) / 1000,
     )
 
 

@@ -60,6 +60,18 @@ def superseded() -> Conflict:
     )
 
 
+async def note_resource(store: Store, record: str, resource: str) -> None:
+    """What is about to be made, before it is: its claim may lie in another shard, out of a script's reach.
+
+    Does nothing without a `record`. Raises Conflict when the claim has passed to a later request.
+    """
+    if record:
+        key, _, owner = record.partition(" ")
+        if await store.call("HGET", key, "owner") != owner.encode():
+            raise superseded()
+        await store.call("HSET", key, "resource", resource)
+
+
 class Idempotency:
     def __init__(self, store: Store, clock: Clock):
         self._store, self._clock = store, clock

@@ -26,6 +26,7 @@ SHARD_KEYS = {
     "executions": "{ws}:execs",  # zset of all ids, score 0, so by id and so by time
     "executions_by": "{ws}:execs:{field}:{value}",  # the same, for agent, status and label
     "active": "{ws}:active",  # set of executions that hold a concurrency slot
+    "busy": "busy",  # set of workspaces that have such executions, or had some a while ago
     "ended": "ended",  # zset of `<ws> <execution>`, by the moment they ended: what may be archived
     "archive": "{ws}:archive",  # zset of Parquet files, as `<first id> <last id>`
     "archived": "{ws}:archived",  # hash: counts of archived executions, by `field:value`
@@ -39,24 +40,35 @@ SHARD_KEYS = {
     "agents_by": "{ws}:agents:{field}:{value}",  # the same, for status, tag and prefix (of a word)
     "agents_turn": "{ws}:agents:turn",  # counter of changes to these sets: how old a counted total is
     # knowledge
-    "collection": "{ws}:col:{id}",  # hash: item as JSON, revision, live (number of the Milvus collection in use)
+    "collection": "{ws}:col:{id}",  # hash: item as JSON, revision, live (number of its vectors), chunks, bytes
     "collections": "{ws}:cols",  # zset of all ids, score 0
     "collection_names": "{ws}:cols:names",  # hash: name in lower case -> id
     "documents": "{ws}:col:{id}:docs",  # hash, the manifest: document id -> its live state as JSON
     "documents_by_id": "{ws}:col:{id}:docs:ids",  # zset of document ids, score 0
+    "documents_newest": "{ws}:col:{id}:docs:newest",  # zset, score 0, of `<place> <document id>`, by the time taken in
+    "documents_kinds": "{ws}:col:{id}:docs:kinds",  # hash: source type -> how many documents
+    "documents_stale": "{ws}:col:{id}:docs:stale",  # set of `<document id> <version>` whose chunks are to be deleted
+    "vectors_left": "vectors_left",  # set of collections of the vector store that are to be dropped
     "job": "{ws}:job:{id}",  # hash: order as JSON, status, counts, lease
-    "job_documents": "{ws}:job:{id}:docs",  # hash: document id -> what the job did with it, as JSON
+    "job_documents": "{ws}:job:{id}:docs:{outcome}",  # list: the first documents that came to this, as JSON
+    "job_blocks": "{ws}:job:{id}:blocks",  # bitmap of the blocks that its present driver has counted
     "job_events": "{ws}:job:{id}:events",  # stream: `<seq>-1`, field e = event as JSON
     "jobs": "{ws}:jobs",  # zset of all ids, score 0
     "jobs_by": "{ws}:col:{id}:jobs",  # the same, of one collection
+    "jobs_active": "{ws}:jobs:active",  # set of those that have not ended
     "jobs_waiting": "jobs_waiting",  # zset of `<ws> <job>` that nobody runs, by arrival
     "jobs_running": "jobs_running",  # zset of `<ws> <job>`, by the moment their driver's lease ends
+    "upload": "{ws}:upload:{id}",  # hash: name, size, path, collection; lives as long as its file
+    "embeddings": "{ws}:embeddings",  # hash: SHA-256 of model and text -> its vector; lives a day
+    "embeddings_at": "{ws}:embeddings:at",  # zset of the same names, by when they were put
     # requests
     "idempotency": "{ws}:idem:{id}",  # hash: fingerprint, state, answer; lives 24 h
     # metering
-    "bucket": "{ws}:bucket",  # hash: tat and emission, µs: how far the request bucket is drained
-    "lease": "{ws}:lease:{holder}",  # hash: the last lease a holder took; lives for seconds
+    "bucket": "{ws}:bucket",  # hash: debt, at, emission (µs) and reserved: how far the request bucket is drained
+    "holders": "{ws}:holders",  # zset of holders of spare requests, by the µs their lease ends
+    "lease": "{ws}:lease:{holder}",  # hash: number and answer of a holder's last ask, and what it holds to spare
     "usage": "{ws}:usage:{hour}",  # hash of an hour since the epoch: `<metric>` or `<metric>|<kind>|<value>` -> count
+    "usage_labels": "{ws}:usage:{hour}:labels",  # string: how many labels an hour counts; lives two days
     "usage_closed": "{ws}:usage_closed",  # string: the last hour that nothing is added to any more
     "usage_rolled": "{ws}:usage_rolled",  # string: the first hour that is not in Parquet, always that of a midnight
     "metered": "metered",  # zset of workspaces, by their oldest hour that is not in Parquet
@@ -68,10 +80,12 @@ SHARD_KEYS = {
     # access
     "workspace": "{ws}:workspace",  # hash: name, plan, limits (overrides as JSON), status, created_at
     "audit": "{ws}:audit",  # zset, score 0, of `<event id> <entry as JSON>`: only ever added to
+    "audit_by": "{ws}:audit:{field}:{value}",  # zset, score 0, of event ids, for action, user_id and key_id
     "workspace_keys": "{ws}:keys",  # zset of key ids, score 0
     "members": "{ws}:members",  # hash: user id -> role
+    "emails": "{ws}:emails",  # hash: a member's email in lower case -> user id
     "key": "key:{id}",  # hash: an API key; its id is made to fall in its workspace's shard
-    "user": "user:{id}",  # hash: a user
+    "user": "user:{id}",  # hash: name, email, created_at
     "user_workspaces": "user:{id}:workspaces",  # zset of workspace ids, score 0
     "owner": "owner",  # string, in shard 0 alone: the user who owns the installation
 }
@@ -87,6 +101,7 @@ CHANNELS = {
     "stream": "{ws}:stream:{id}",  # events of one execution as they are written
     "replies": "replies:{id}",  # executions that ended, to the API replica that waits for them
     "orders": "orders:{runner}",  # executions to cancel, to the runner that holds them
+    "jobs": "jobs",  # `<ws> <job>` of an ingestion that waits or was cancelled, to all drivers
     "revoked": "revoked",  # ids of API keys that changed, to every replica
 }
 

@@ -20,7 +20,7 @@ FORGOTTEN_MS = 60_000
 class Claim:
     """An execution in a runner's hands. `seq` is that of its last event, `spec` JSON as it was accepted.
 
-    awaited: a caller waits for its end.
+    awaited: a caller waits for its end. cap: millionths of a USD that budgets leave it; None is no limit.
     """
 
     workspace_id: str
@@ -33,6 +33,7 @@ class Claim:
     has_journal: bool
     awaited: bool
     created_at: int
+    cap: int | None = None
 
     @property
     def member(self) -> str:
@@ -92,6 +93,22 @@ class QueueStore:
         )
         return sum(taken for taken, _ in answers), sum(dead for _, dead in answers)
 
+    async def free_leaked_slots(self) -> list[tuple[str, str]]:
+        """Takes concurrency slots back from what does not run. There should be none; returns (workspace, execution)."""
+        found = await asyncio.gather(
+            *(self._store.call("SMEMBERS", keys.shard_key("busy", shard)) for shard in range(keys.SHARDS))
+        )
+        workspaces = [name.decode() for names in found for name in names]
+        return [(name, leaked) for name in workspaces for leaked in await self._sweep(name)]
+
+    async def _sweep(self, workspace_id: str) -> list[str]:
+        cursor, leaked = b"0", []
+        while True:
+            cursor, *found = await self._store.run("slots_sweep", workspace_id, workspace_id, cursor)
+            leaked += [name.decode() for name in found]
+            if cursor == b"0":
+                return leaked
+
     async def backlog(self) -> Backlog:
         """Executions queued and held in all shards."""
         rings = await asyncio.gather(
@@ -129,6 +146,8 @@ class QueueStore:
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    ws, execution, epoch, spec, seq, started, cancelled, journal, awaited, created = row
+    ws, execution, epoch, spec, seq, started, cancelled, journal, awaited, created, cap = row
     flags = bool(cancelled), bool(journal), bool(awaited)
-    return Claim(ws.decode(), execution.decode(), epoch, spec, seq, started, *flags, created)
+    return Claim(
+        ws.decode(), execution.decode(), epoch, spec, seq, started, *flags, created, int(cap) if cap else None
+    )

@@ -1,19 +1,18 @@
-"""Who the caller is, API keys and workspaces."""
+"""Who the caller is, and API keys."""
 
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Body
 from pydantic import ConfigDict, JsonValue
 from starlette.responses import Response
 
-from kernel.access.record import KeyCreate, KeyPatch, WorkspaceCreate
-from kernel.paging import Page
+from kernel.access.record import KeyCreate, KeyPatch, KeyRotation
 from serve_apps import answers
-from serve_apps.deps import Caller, Paging, needs, paged
+from serve_apps.deps import Caller, KeyId, Paging, needs, paged
 from serve_apps.openapi import fails, gives, gives_nothing
 from serve_apps.routing import Route
-from serve_apps.shapes import ApiKeyPage, ApiKeyShape, Me, NewApiKey, WorkspacePage, WorkspaceShape
+from serve_apps.shapes import ApiKeyPage, ApiKeyShape, Me, NewApiKey, RotatedApiKey
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["access"])
 
@@ -23,7 +22,11 @@ ORDER: JsonValue = {"name": "CI", "scopes": ["agents:read", "executions:write"]}
 
 
 class NewKey(KeyCreate):
-    """A key to be made. `agents` limits it to those; without `workspace_id` it is of the caller's own."""
+    """A key to be made. `agents` limits it to those; without `workspace_id` it is of the caller's own.
+
+    `user_id` is the member of the workspace it acts for, by default the caller: owners and admins make keys for others,
+    and only owners make them for an owner.
+    """
 
     model_config = ConfigDict(json_schema_extra={"examples": [ORDER]})
 
@@ -34,20 +37,17 @@ class KeyChanges(KeyPatch):
     model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Build"}]})
 
 
-class NewWorkspace(WorkspaceCreate):
-    """A workspace to be made."""
+class Rotation(KeyRotation):
+    """`overlap_ms` is how long the old key goes on working, by default a day; 0 ends it at once."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"name": "Lab"}]})
-
-
-KeyId = Annotated[str, Path(description="An API key's id.", examples=["key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
+    model_config = ConfigDict(json_schema_extra={"examples": [{"overlap_ms": 3_600_000}]})
 
 
 @router.get(
     "/me", summary="Who am I", responses=gives(200, Me, "The user, workspace and key of this request.")
 )
 async def me(caller: Anyone) -> Response:
-    """Works with any valid key."""
+    """Works with any valid key. `scopes` are those that count: the key's, as far as the user's role allows them."""
     return answers.read(caller, await caller.kernel.access.me(caller.who))
 
 
@@ -65,9 +65,12 @@ async def index(caller: Admin, paging: Annotated[Paging, paged]) -> Response:
     responses=gives(201, NewApiKey, "The key, shown once.") | fails(404),
 )
 async def create(caller: Admin, order: NewKey) -> Response:
-    """A key may have no more rights than the one that makes it."""
+    """A key may have no more rights than the one that makes it.
+
+    One that is made for somebody else stands for them in this workspace alone.
+    """
     issued = await caller.kernel.access.keys.create(
-        caller.who, order, lost=caller.created_before, idempotency_record=caller.record
+        caller.who, order, caller.origin, lost=caller.created_before, idempotency_record=caller.record
     )
     return answers.created(issued.shown(), f"/v1/api-keys/{issued.key.id}", secret=True)
 
@@ -84,7 +87,8 @@ async def get(caller: Admin, key_id: KeyId) -> Response:
 )
 async def update(caller: Admin, key_id: KeyId, patch: KeyChanges) -> Response:
     """An absent field stays."""
-    key = await caller.kernel.access.keys.update(caller.who, key_id, patch, partial(_hold, caller))
+    hold = partial(_hold, caller)
+    key = await caller.kernel.access.keys.update(caller.who, key_id, patch, caller.origin, hold)
     return answers.done(key, _tag(key))
 
 
@@ -96,33 +100,22 @@ async def update(caller: Admin, key_id: KeyId, patch: KeyChanges) -> Response:
 )
 async def revoke(caller: Admin, key_id: KeyId) -> Response:
     """Streams that it opened are closed within 5 s."""
-    await caller.kernel.access.keys.revoke(caller.who, key_id, partial(_hold, caller))
+    await caller.kernel.access.keys.revoke(caller.who, key_id, caller.origin, partial(_hold, caller))
     return answers.no_content()
 
 
-@router.get(
-    "/workspaces", summary="List workspaces", responses=gives(200, WorkspacePage, "A page, newest first.")
-)
-async def workspaces(caller: Anyone, paging: Annotated[Paging, paged]) -> Response:
-    """Those of the user behind the key."""
-    query = paging.of("ws")
-    found = await caller.kernel.access.workspaces.list(caller.who, query)
-    shown = [workspace.shown() for workspace in found.items]
-    return answers.listed(caller, "workspaces", Page(shown, found.total, found.last_id, found.more), query)
-
-
 @router.post(
-    "/workspaces",
+    "/api-keys/{key_id}/rotate",
     status_code=201,
-    summary="Create a workspace",
-    responses=gives(201, WorkspaceShape, "The workspace."),
+    summary="Rotate an API key",
+    responses=gives(201, RotatedApiKey, "The successor, shown once, and the end of the old key."),
 )
-async def create_workspace(caller: Admin, order: NewWorkspace) -> Response:
-    """Another plan than `free` is set by the owner of the installation only."""
-    made = await caller.kernel.access.workspaces.create(
-        caller.who, order, workspace_id=caller.created_before, idempotency_record=caller.record
+async def rotate(caller: Admin, key_id: KeyId, order: Annotated[Rotation, Body()] = Rotation()) -> Response:
+    """A successor with the same name, rights, limits and expiry. A key may rotate itself, and is rotated once."""
+    issued = await caller.kernel.access.keys.rotate(
+        caller.who, key_id, order, caller.origin, lost=caller.created_before, idempotency_record=caller.record
     )
-    return answers.created(made.shown(), "/v1/workspaces")
+    return answers.created(issued.shown(), f"/v1/api-keys/{issued.key.id}", secret=True)
 
 
 def _hold(caller: Caller, key: dict[str, Any]) -> None:

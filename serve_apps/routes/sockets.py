@@ -18,7 +18,7 @@ from kernel.errors import (
     Unavailable,
     ValidationError,
 )
-from kernel.executions.watch import SlowReader, StreamEvent
+from kernel.storage.following import SlowReader, StreamEvent
 from serve_apps.deps import Caller, needs
 from serve_apps.gate import PROTOCOL
 from serve_apps.routes.executions import reach

@@ -15,7 +15,7 @@ from starlette.responses import Response, StreamingResponse
 
 from kernel.clock import rfc3339
 from kernel.errors import CodexError, Unavailable, ValidationError
-from kernel.executions.watch import StreamEvent
+from kernel.storage.following import StreamEvent
 from kernel.storage.tickets import LIVES_S
 from serve_apps import answers
 from serve_apps.deps import Caller, ExecutionId, Whole, needs

@@ -14,8 +14,14 @@ from fastapi import FastAPI
 from actors.runner import Runner
 from configs.settings import Settings
 from kernel.access.access import Access
-from kernel.access.record import KeyCreate, WorkspaceCreate
+from kernel.access.members import MemberCreate
+from kernel.access.record import ApiKey, KeyCreate
+from kernel.access.roles import Role
+from kernel.access.scopes import Scope
+from kernel.access.workspaces import WorkspaceCreate
 from kernel.assembly import Kernel
+from kernel.storage.access import id_in
+from kernel.storage.keys import shard_of
 from kernel.storage.store import Store
 from serve_apps.api import create_app
 
@@ -117,10 +123,21 @@ def anonymous(http: httpx2.AsyncClient) -> Client:
 
 @pytest.fixture
 async def stranger(http: httpx2.AsyncClient, kernel: Kernel, owner: Client) -> Client:
-    """A key of another workspace, with every right there."""
-    who = await kernel.access.authenticate(owner.key or "")
-    workspace = await kernel.access.workspaces.create(who, WorkspaceCreate(name="Elsewhere"))
-    return Client(http, await limited(kernel.access, owner, workspace_id=workspace.id, scopes=["admin"]))
+    """A key of another user in another workspace, with every right there."""
+    access, who = kernel.access, await kernel.access.authenticate(owner.key or "")
+    workspace = await access.workspaces.create(who, WorkspaceCreate(name="Elsewhere"))
+    joined = await access.members.add(who, workspace.id, MemberCreate(name="Stranger", role=Role.OWNER))
+    await access.members.change(who, workspace.id, who.user_id, None)
+    key = ApiKey(
+        id=id_in(shard_of(workspace.id), "key"),
+        workspace_id=workspace.id,
+        user_id=joined["user_id"],
+        environment="test",
+        name="Stranger",
+        scopes=[Scope.ADMIN],
+        created_at=kernel.clock.now_ms(),
+    )
+    return Client(http, (await access.keys.store(key, "")).token)
 
 
 async def limited(access: Access, owner: Client, **order: Any) -> str:

@@ -17,14 +17,18 @@ from tests.api.conftest import Client, limited
 pytestmark = pytest.mark.anyio
 
 PUBLIC = {"/healthz", "/readyz", "/v1/openapi.json", "/", "/docs", "/docs/errors", "/docs/style.css"}
+ANY_KEY = {"GET /v1/me", "GET /v1/workspaces", "GET /v1/workspaces/{workspace_id}"}
+"""What a key may do whatever its scopes are."""
 UNKNOWN = "cxk_dev_01JZ8XJ4T2QK5V9W3M7N6P1R8S_" + "a" * 43
 
 
 async def test_every_route_names_the_scopes_it_needs(app: FastAPI) -> None:
-    open_to_all = set()
+    open_to_all, to_any_key = set(), set()
     for route in app.routes:
         if isinstance(route, Route) and route.scopes is not None:
             assert set(route.scopes) <= set(Scope)
+            if not route.scopes:
+                to_any_key |= {f"{method} {route.path}" for method in route.methods}
         elif isinstance(route, APIWebSocketRoute):
             assert [
                 part.own_oauth_scopes for part in route.dependant.dependencies if part.call is caller
@@ -33,6 +37,7 @@ async def test_every_route_names_the_scopes_it_needs(app: FastAPI) -> None:
             assert isinstance(route, AnyRoute)
             open_to_all.add(route.path)
     assert open_to_all == PUBLIC
+    assert to_any_key == ANY_KEY
 
 
 async def test_anonymous_callers_reach_no_route(app: FastAPI, anonymous: Client) -> None:

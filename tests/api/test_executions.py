@@ -4,7 +4,7 @@ import pytest
 
 from actors.runner import Runner
 from kernel.assembly import Kernel
-from kernel.storage.access import AccessStore
+from kernel.storage import keys
 from tests.api.conftest import FOREVER, HELLO, Client, limited
 
 pytestmark = pytest.mark.anyio
@@ -105,7 +105,7 @@ class TestExecute:
 
     async def test_a_plan_that_is_gone_counts_as_the_basic_one(self, owner: Client, kernel: Kernel) -> None:
         who = await kernel.access.authenticate(owner.key or "")
-        await AccessStore(kernel.store).set_workspace(who.workspace_id, "plan", "gone")
+        await kernel.store.call("HSET", keys.key("workspace", who.workspace_id), "plan", "gone")
         kernel.access._authentication.forget_all()
         for _ in range(10):
             await owner.execution(FOREVER)

@@ -141,6 +141,20 @@ class TestLostAnswers:
         listed = (await owner.ok("GET", "/v1/api-keys"))["api_keys"]
         assert [key["id"] for key in listed if key["name"] == "CI"] == [made["id"]]
 
+    @pytest.mark.parametrize("overlap_ms", [0, 60_000])
+    async def test_a_successor_whose_secret_was_lost_is_replaced(
+        self, owner: Client, monkeypatch: pytest.MonkeyPatch, overlap_ms: int
+    ) -> None:
+        old = await owner.ok("POST", "/v1/api-keys", {"name": "CI", "scopes": ["agents:read"]})
+        path, body = f"/v1/api-keys/{old['id']}/rotate", {"overlap_ms": overlap_ms}
+        await self._lost(owner, monkeypatch, path, body)
+        made = await owner.ok("POST", path, body, headers=ONCE)
+        assert await owner.ok("POST", path, body, headers=ONCE) == made
+        assert (await Client(owner.http, made["key"])("GET", "/v1/me")).status_code == 200
+        listed = (await owner.ok("GET", "/v1/api-keys"))["api_keys"]
+        left = [made["id"], old["id"]] if overlap_ms else [made["id"]]
+        assert [key["id"] for key in listed if key["name"] == "CI"] == sorted(left, reverse=True)
+
     async def test_a_workspace_is_made_once(self, owner: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         await self._lost(owner, monkeypatch, "/v1/workspaces", {"name": "Lab"})
         made = await owner.ok("POST", "/v1/workspaces", {"name": "Lab"}, headers=ONCE)

@@ -10,7 +10,7 @@ import pytest
 from kernel.assembly import Kernel
 from kernel.errors import Unavailable
 from kernel.metering import admission
-from kernel.storage.access import AccessStore
+from kernel.storage import keys
 from kernel.storage.meter import Ask, MeterStore
 from tests.api.conftest import Client, limited
 
@@ -29,7 +29,7 @@ async def all_at_once(client: Client, count: int) -> list[httpx2.Response]:
 
 async def set_field(kernel: Kernel, client: Client, field: str, value: str) -> None:
     who = await kernel.access.authenticate(client.key or "")
-    await AccessStore(kernel.store).set_workspace(who.workspace_id, field, value)
+    await kernel.store.call("HSET", keys.key("workspace", who.workspace_id), field, value)
     kernel.access._authentication.forget_all()
 
 
@@ -155,5 +155,5 @@ class TestWithoutAMeter:
 async def settle(kernel: Kernel, workspace_id: str, number: int, now_us: int) -> int:
     limit = kernel.plans.of("free").limit
     assert limit is not None
-    ask = Ask(workspace_id, "test", "key", number, limit.emission, limit.burst, limit.hold, 0, 0, 1, 0)
+    ask = Ask(workspace_id, "test", "key", number, limit.emission, limit.burst, 1, 0, 0, 0, 1, 0)
     return (await MeterStore(kernel.store).settle_at(ask, now_us)).granted

@@ -46,7 +46,7 @@ class Served:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._ready = threading.Event()
         self._server: uvicorn.Server | None = None
-        self.key, self.agent, self.execution = "", "", ""
+        self.key, self.agent, self.execution, self.workspace = "", "", "", ""
 
     @property
     def url(self) -> str:
@@ -58,6 +58,7 @@ class Served:
         assert self._ready.wait(20)
         self.agent = self.post("/v1/agents", {"name": "Greeter", "flow": HELLO})["id"]
         self.execution = self.post(f"/v1/agents/{self.agent}/execute?wait=20", {"input": {"name": "x"}})["id"]
+        self.workspace = self.post("/v1/workspaces", {"name": "Lab"})["id"]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -155,10 +156,11 @@ def test_answers_are_as_described(case: Case, served: Served) -> None:
     known = {
         "agent_id": served.agent,
         "execution_id": served.execution,
+        "workspace_id": served.workspace,
         "node_id": "hello",
         "version": "1.0.0",
     }
-    if case.method == "GET" or case.path.endswith(("/execute", "/cancel", "/retry")):
+    if case.method == "GET" or case.path.endswith(("/execute", "/cancel", "/retry", "/members")):
         case.path_parameters |= {name: value for name, value in known.items() if name in case.path_parameters}
     if case.path.endswith("/api-keys/{key_id}"):
         case.path_parameters["key_id"] = "key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"

@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from actors.runner import Runner
 from kernel.assembly import Kernel
-from kernel.executions.watch import SlowReader, StreamEvent
+from kernel.storage.following import SlowReader, StreamEvent
 from serve_apps.routes import sockets, streams
 from tests.api.conftest import FOREVER, HELLO, Client, limited
 

@@ -45,6 +45,7 @@ class World:
     true: int = 0
     left: list[tuple[int, int]] = field(default_factory=lambda: [(0, 0)] * HOLDERS)
     untold: list[int] = field(default_factory=lambda: [0] * HOLDERS)
+    lives: list[int] = field(default_factory=lambda: [0] * HOLDERS)
     spends: list[int] = field(default_factory=list)
 
     def pass_time(self, us: int) -> None:
@@ -59,8 +60,9 @@ class World:
                 self.settle(holder, kept=0, waiting=0, spare=0)
             case "spend":
                 self.spend(holder, amount)
-            case "crash":
+            case "crash":  # who comes after it has another name
                 self.left[holder], self.untold[holder] = (0, 0), 0
+                self.lives[holder] += 1
             case "set back":
                 self.clock -= amount * SECOND
 
@@ -71,7 +73,8 @@ class World:
 
     def settle(self, holder: int, kept: int, waiting: int, spare: int) -> None:
         self.bucket, grant = settle(
-            *(self.limit, self.bucket, str(holder), self.clock, self.untold[holder], kept, waiting, spare)
+            *(self.limit, self.bucket, f"{holder}.{self.lives[holder]}", self.clock, self.untold[holder]),
+            *(kept, waiting, spare),
         )
         assert 0 <= grant.granted <= waiting
         assert 0 <= grant.spare <= spare

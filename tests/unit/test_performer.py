@@ -19,6 +19,7 @@ from kernel.executions.performer import LOST_PROBLEM, Performer, Stop, lost_even
 from kernel.executions.placement import Here
 from kernel.executions.record import parse_nodes, shown
 from kernel.ids import new_id
+from kernel.metering.tariff import Tariff
 from kernel.models.seam import Tokens
 from kernel.nodes.contract import Call, ModelUse, Outcome
 from kernel.storage import keys
@@ -78,7 +79,7 @@ class Stage:
         types: dict[str, Any] = {"scene": self.scene}
         self.performer = Performer(
             *(self.executions, _NoAgents(), self.objects, types),
-            *(SystemClock(), 5, "here", Here(types, "elsewhere"), OrderedDict()),
+            *(SystemClock(), 5, "here", Here(types, "elsewhere"), Tariff(), OrderedDict()),
         )
 
     async def accept(self, flow: dict[str, Any], value: Any = None, **options: Any) -> str:

@@ -8,11 +8,12 @@ import pytest
 
 from kernel.errors import Unavailable
 from kernel.executions.lookup import Lookup
-from kernel.executions.watch import MOST_EVENTS, Feed, SlowReader, Watch
+from kernel.executions.watch import Watch
 from kernel.ids import new_id
 from kernel.storage import keys
 from kernel.storage.archive import Archive, ArchivedExecution
 from kernel.storage.executions import Creation, Ending, ExecutionStore
+from kernel.storage.following import MOST_EVENTS, Feed, SlowReader
 from kernel.storage.objects import ObjectStore
 from kernel.storage.queue import Claim, QueueStore
 from kernel.storage.store import Store

@@ -10,6 +10,26 @@ local function append(ws, id, seq, event)
   redis.call('XADD', K.events(ws, id), seq .. '-1', 'e', event)
 end
 
+-- Writes a runner's events and node records, as `execution_commit` is given them. The events, and where ARGV goes on;
+-- or nothing, and 1 when it was written before, 0 when it may not be.
+local function take_step(ws, id)
+  local record = K.execution(ws, id)
+  local was = redis.call('HMGET', record, 'epoch', 'seq', 'status')
+  local base, events, lines = tonumber(ARGV[4]), tonumber(ARGV[6]), {}
+  if was[1] ~= ARGV[3] then return nil, 0 end
+  if tonumber(was[2]) == base + events and events > 0 then return nil, 1 end
+  if tonumber(was[2]) ~= base or was[3] ~= 'running' then return nil, 0 end
+  for i = 1, events do
+    lines[i] = ARGV[6 + i]
+    append(ws, id, base + i, lines[i])
+  end
+  if events > 0 then redis.call('HSET', record, 'seq', base + events) end
+  local at = 7 + events
+  local last = at + 2 * tonumber(ARGV[at])
+  for i = at + 1, last, 2 do redis.call('HSET', K.nodes(ws, id), ARGV[i], ARGV[i + 1]) end
+  return lines, last + 1
+end
+
 -- Tells those who watch: first seq, then the events, a line each; nothing after it when that would be too much.
 local function announce(ws, id, first, events)
   local lines = table.concat(events, '\n')
@@ -32,6 +52,28 @@ local function owns_key(record, id)
   if redis.call('HGET', key, 'owner') ~= owner then return false end
   redis.call('HSET', key, 'resource', id)
   return true
+end
+
+-- Adds `<event id> <entry as JSON>` to a workspace's audit log, '' nothing. Nothing else writes there.
+local function note_audit(ws, text)
+  if text == '' then return end
+  local id, entry = string.match(text, '^(%S+) (.*)$')
+  entry = cjson.decode(entry)
+  redis.call('ZADD', K.audit(ws), 'NX', 0, text)
+  for _, field in ipairs({'action', 'user_id', 'key_id'}) do
+    if type(entry[field]) == 'string' then redis.call('ZADD', K.audit_by(ws, field, entry[field]), 'NX', 0, id) end
+  end
+end
+
+local function keep_key(ws, id, hash, record)
+  redis.call('HSET', K.key(id), 'workspace', ws, 'hash', hash, 'record', record, 'used', 0)
+  redis.call('ZADD', K.workspace_keys(ws), 0, id)
+end
+
+local function end_key(ws, id)
+  redis.call('DEL', K.key(id))
+  redis.call('ZREM', K.workspace_keys(ws), id)
+  redis.call('PUBLISH', C.revoked(), id)
 end
 
 local function wake()
@@ -57,6 +99,207 @@ local function use_hour(ws, ms)
   return hour, late
 end
 
+-- The UTC day of a moment, such as 2026-11-25; its first 7 letters are the month.
+local function utc_day(ms)
+  local days = math.floor(ms / 86400000) + 719468
+  local era = math.floor(days / 146097)
+  local of_era = days - era * 146097
+  local leaps = math.floor(of_era / 1460) - math.floor(of_era / 36524) + math.floor(of_era / 146096)
+  local year = math.floor((of_era - leaps) / 365)
+  local of_year = of_era - 365 * year - math.floor(year / 4) + math.floor(year / 100)
+  local month = math.floor((5 * of_year + 2) / 153)
+  local day = of_year - math.floor((153 * month + 2) / 5) + 1
+  if month >= 10 then year, month = year + 1, month - 12 end
+  return string.format('%04d-%02d-%02d', year + era * 400, month + 3, day)
+end
+
+local function utc_time(ms)
+  local of_day = ms % 86400000
+  local seconds = math.floor(of_day / 1000)
+  return string.format('%sT%02d:%02d:%02d.%03dZ', utc_day(ms), math.floor(seconds / 3600),
+    math.floor(seconds / 60) % 60, seconds % 60, of_day % 1000)
+end
+
+-- Spend and alerts of a day or month are of no use some time after its end.
+local function expire_period(name, period)
+  redis.call('EXPIRE', name, #period == 10 and 259200 or 3456000, 'NX')
+end
+
+-- A budget as it is stored under `<d|m>|<w|a|k>|<id>`, with what was spent of it in the period that holds `day`.
+local function open_budget(ws, field, text, day)
+  local budget, length = cjson.decode(text), nil
+  length, budget.kind, budget.id = string.match(field, '^(%a)|(%a)|(.*)$')
+  budget.field, budget.period = field, length == 'd' and day or string.sub(day, 1, 7)
+  local count = budget.kind == 'w' and 'c' or 'c|' .. budget.kind .. '|' .. budget.id
+  budget.spent = tonumber(redis.call('HGET', K.spend(ws, budget.period), count) or 0)
+  return budget
+end
+
+-- The budgets that bound what is spent with this agent and key; those that end last come first.
+local function budgets_over(ws, day, agent, key)
+  local fields = {'m|w|', 'm|a|' .. agent, 'm|k|' .. key, 'd|w|', 'd|a|' .. agent, 'd|k|' .. key}
+  local found, out = redis.call('HMGET', K.budgets(ws), unpack(fields)), {}
+  for i, field in ipairs(fields) do
+    if found[i] then out[#out + 1] = open_budget(ws, field, found[i], day) end
+  end
+  return out
+end
+
+local function alert_field(budget, threshold)
+  return string.format('%s|%s|%.14g', budget.kind, budget.id, threshold)
+end
+
+local function has_reached(budget, threshold)
+  return budget.spent >= math.max(1, math.floor(threshold * budget.amount + 0.5))
+end
+
+-- Tells once of each threshold that a budget's spend has reached in its period.
+local function tell_budget(ws, budget, now)
+  local alerts, daily = K.alerts(ws, budget.period), #budget.period == 10
+  for _, threshold in ipairs(budget.alerts) do
+    if has_reached(budget, threshold) and redis.call('HSETNX', alerts, alert_field(budget, threshold), now) == 1 then
+      expire_period(alerts, budget.period)
+      local data = {
+        scope = ({w = 'workspace', a = 'agent', k = 'key'})[budget.kind],
+        id = budget.id ~= '' and budget.id or cjson.null,
+        period = daily and 'day' or 'month',
+        period_start = budget.period .. (daily and '' or '-01') .. 'T00:00:00.000Z',
+        amount = budget.amount / 1e6,
+        spent = budget.spent / 1e6,
+        threshold = threshold,
+      }
+      local event = {type = 'usage.threshold', timestamp = utc_time(now), data = data}
+      redis.call('XADD', K.outbox(ws), '*', 'e', cjson.encode(event))
+    end
+  end
+end
+
+-- All budgets: a mark that changes with them, then of each {field, JSON, spent, when each threshold was reached or ''}.
+local function budget_rows(ws, day)
+  local flat, texts, rows = redis.call('HGETALL', K.budgets(ws)), {}, {}
+  for i = 1, #flat, 2 do
+    local budget, reached = open_budget(ws, flat[i], flat[i + 1], day), {}
+    for n, threshold in ipairs(budget.alerts) do
+      reached[n] = redis.call('HGET', K.alerts(ws, budget.period), alert_field(budget, threshold)) or ''
+    end
+    texts[#texts + 1] = flat[i] .. ' ' .. flat[i + 1]
+    rows[#rows + 1] = {flat[i], flat[i + 1], string.format('%.0f', budget.spent), reached}
+  end
+  table.sort(texts)
+  return string.sub(redis.sha1hex(table.concat(texts, '\n')), 1, 16), rows
+end
+
+-- A number that counts something; whatever else it is given is 0.
+local function amount(value)
+  if type(value) ~= 'number' or not (value > 0 and value < 9e15) then return 0 end
+  return value
+end
+
+local function rounded(value)
+  return math.floor(amount(value) + 0.5)
+end
+
+-- The object or array in a JSON text; empty for any other text.
+local function decoded(text)
+  local read, value = pcall(cjson.decode, text)
+  return read and type(value) == 'table' and value or {}
+end
+
+-- What an ended execution adds to each count, and of each model {tokens, cost}, by the field `spent` of its record.
+local function use_of(spent)
+  local said = spent and decoded(spent) or {}
+  local use = {e = 1, t = rounded(said.t), c = rounded(said.c), p = rounded(said.p), g = rounded(said.g)}
+  use.u = said.c == cjson.null and 1 or 0
+  return use, type(said.m) == 'table' and said.m or {}
+end
+
+local function add_use(name, use, tail)
+  for metric, count in pairs(use) do
+    if count > 0 then redis.call('HINCRBY', name, metric .. tail, string.format('%.0f', count)) end
+  end
+end
+
+-- A label as its hour counts it: itself, or `(other)` when 1,000 others are counted already.
+local function label_in(ws, hour, label)
+  if redis.call('HEXISTS', K.usage(ws, hour), 'e|l|' .. label) == 1 then return label end
+  local known = K.usage_labels(ws, hour)
+  if tonumber(redis.call('GET', known) or 0) >= 1000 then return '(other)' end
+  redis.call('INCR', known)
+  redis.call('EXPIRE', known, 172800)
+  return label
+end
+
+-- Adds to the spend of day and month, and tells of budgets that this brings to a threshold.
+local function count_spend(ws, now, agent, key, use)
+  local day = utc_day(now)
+  for _, period in ipairs({day, string.sub(day, 1, 7)}) do
+    local spend = K.spend(ws, period)
+    add_use(spend, {t = use.t, c = use.c}, '')
+    if agent ~= '' then add_use(spend, {c = use.c}, '|a|' .. agent) end
+    if key ~= '' then add_use(spend, {c = use.c}, '|k|' .. key) end
+    expire_period(spend, period)
+  end
+  if use.c == 0 then return end
+  for _, budget in ipairs(budgets_over(ws, day, agent, key)) do tell_budget(ws, budget, now) end
+end
+
+-- Adds what an ended execution used to its hour, in all and by agent, key, label and model, and to what was spent.
+local function count_use(ws, now, agent, key, labels, spent)
+  local use, models = use_of(spent)
+  local hour, late = use_hour(ws, now)
+  local bucket, counted = K.usage(ws, hour), {}
+  for label in string.gmatch(labels, '[^\n]+') do counted[label_in(ws, hour, label)] = true end
+  if labels == '' then counted[''] = true end
+  add_use(bucket, use, '')
+  if late then redis.call('HINCRBY', bucket, 'n', 1) end
+  if agent ~= '' then add_use(bucket, use, '|a|' .. agent) end
+  if key ~= '' then add_use(bucket, use, '|k|' .. key) end
+  for label in pairs(counted) do add_use(bucket, use, '|l|' .. label) end
+  for model, said in pairs(models) do
+    if type(said) == 'table' then
+      local unpriced = said[2] == cjson.null and 1 or 0
+      add_use(bucket, {t = rounded(said[1]), c = rounded(said[2]), u = unpriced}, '|m|' .. model)
+    end
+  end
+  if use.t + use.c > 0 then count_spend(ws, now, agent, key, use) end
+end
+
+-- Adds a model call of the journal to `sum`, whose costs are in USD; an unknown cost makes sums unknown.
+local function add_call(sum, call)
+  if type(call) ~= 'table' or type(call.model) ~= 'string' then return end
+  local tokens, cost = amount(call.input) + amount(call.output), amount(call.cost)
+  local model = sum.m[call.model] or {0, 0}
+  sum.m[call.model] = model
+  sum.t, sum.c, model[1], model[2] = sum.t + tokens, sum.c + cost, model[1] + tokens, model[2] + cost
+  if call.cost == cjson.null then sum.unknown, model.unknown = true, true end
+end
+
+local function add_node(sum, node)
+  if node.reused == true then return end
+  sum.p, sum.g = sum.p + 1000 * amount(node.cpu_seconds), sum.g + 1000 * amount(node.gpu_seconds)
+  sum.c = sum.c + amount(node.machine_cost)
+  for _, call in ipairs(type(node.uses) == 'table' and node.uses or {}) do add_call(sum, call) end
+end
+
+-- What an execution used by its journal, as facts of its record: for an end that nobody tells the use of.
+local function journal_facts(ws, id)
+  local sum = {t = 0, c = 0, p = 0, g = 0, m = {}}
+  for _, text in ipairs(redis.call('HVALS', K.nodes(ws, id))) do add_node(sum, decoded(text)) end
+  local cost = rounded(1e6 * sum.c)
+  local use = {t = rounded(sum.t), c = cost, p = rounded(sum.p), g = rounded(sum.g), m = {}}
+  if sum.unknown then use.c = cjson.null end
+  for name, model in pairs(sum.m) do
+    use.m[name] = {rounded(model[1]), model.unknown and cjson.null or rounded(1e6 * model[2])}
+  end
+  local facts = {'tokens_used', string.format('%.0f', use.t)}
+  if not sum.unknown then facts[3], facts[4] = 'cost', string.format('%.6f', cost / 1e6) end
+  if sum.unknown or use.t + cost + use.p + use.g > 0 then
+    facts[#facts + 1] = 'spent'
+    facts[#facts + 1] = cjson.encode(use)
+  end
+  return facts
+end
+
 -- An agent errs after five ends in a row that failed; a success clears it. `inactive` is left to people.
 local function count_end(ws, agent, status)
   if agent == '' or redis.call('EXISTS', K.agent(ws, agent)) == 0 then return end
@@ -72,11 +315,18 @@ local function count_end(ws, agent, status)
   end
 end
 
--- The terminal step: everything that an end changes, in one go. `facts` are further fields of the record; `shown` is
--- the ended execution as callers see it, for whoever waits ('' lets them read it).
+-- Notes what a deleted execution had counted, under the day it ended on: usage keeps it, and the books must balance.
+local function note_removed(ws, ended, spent)
+  local use, day = use_of(spent), utc_day(tonumber(ended))
+  add_use(K.removed(ws), {[day .. '|e'] = use.e, [day .. '|t'] = use.t, [day .. '|c'] = use.c}, '')
+end
+
+-- The terminal step: everything that an end changes, in one go. `facts` are further fields of the record; without what
+-- was used among them, the journal tells it. `shown` is the ended execution as callers see it, for whoever waits (''
+-- lets them read it).
 local function finish(ws, id, status, now, facts, shown)
   local record = K.execution(ws, id)
-  local was = redis.call('HMGET', record, 'agent', 'owner', 'reply_to')
+  local was = redis.call('HMGET', record, 'agent', 'owner', 'reply_to', 'key', 'labels')
   redis.call('HSET', record, 'status', status, 'phase', '', 'owner', '', 'completed_at', now, unpack(facts))
   redis.call('ZREM', K.executions_by(ws, 'status', 'running'), id)
   redis.call('ZADD', K.executions_by(ws, 'status', status), 0, id)
@@ -85,6 +335,18 @@ local function finish(ws, id, status, now, facts, shown)
   if was[2] and was[2] ~= '' then redis.call('SREM', K.held(was[2]), ws .. ' ' .. id) end
   count_end(ws, was[1] or '', status)
   if was[3] and was[3] ~= '' then redis.call('PUBLISH', C.replies(was[3]), id .. '\n' .. (shown or '')) end
+  local counted, problem = pcall(function()
+    local used = redis.call('HMGET', record, 'tokens_used', 'spent')
+    if not used[1] then
+      redis.call('HSET', record, unpack(journal_facts(ws, id)))
+      used[2] = redis.call('HGET', record, 'spent')
+    end
+    count_use(ws, tonumber(now), was[1] or '', was[4] or '', was[5] or '', used[2])
+  end)
+  if not counted then
+    problem = tostring(type(problem) == 'table' and problem.err or problem)
+    redis.log(redis.LOG_WARNING, 'usage of ' .. ws .. ' ' .. id .. ' is not counted: ' .. problem)
+  end
 end
 
 -- Takes an execution from a runner: back to the queue, or failed when `most` runners have lost it already.
@@ -104,6 +366,138 @@ local function take_back(ws, id, runner, now, most, problem, event)
   redis.call('HSET', record, 'owner', '', 'phase', 'queued')
   add_work(ws, id, -1)
   return 'queued'
+end
+
+-- What a job has come to, as JSON.
+local function job_counts(ws, id)
+  return string.format('{"progress":{"discovered":%s,"done":%s,"skipped":%s,"failed":%s,"deleted":%s},'
+    .. '"chunks":%s,"bytes":%s}', unpack(redis.call('HMGET', K.job(ws, id), 'discovered', 'done', 'skipped', 'failed',
+    'deleted', 'chunks', 'bytes')))
+end
+
+-- Tells those who watch a job of events, each {type, data as JSON}.
+local function tell_job(ws, id, now, events)
+  if #events == 0 then return end
+  local lines, last = {}, redis.call('HINCRBY', K.job(ws, id), 'seq', #events)
+  for i, event in ipairs(events) do
+    lines[i] = string.format('{"timestamp":"%s","type":"%s","data":%s}', utc_time(now), event[1], event[2])
+    redis.call('XADD', K.job_events(ws, id), (last - #events + i) .. '-1', 'e', lines[i])
+  end
+  announce(ws, id, last - #events + 1, lines)
+end
+
+-- Whether a driver of this epoch may still write to a job.
+local function holds_job(ws, id, epoch)
+  local was = redis.call('HMGET', K.job(ws, id), 'status', 'epoch')
+  return was[1] == 'running' and was[2] == epoch
+end
+
+-- The end of a job, in one go; what is known of its documents lives 30 days more. `problem` is JSON, '' for none.
+local function finish_job(ws, id, status, now, problem)
+  local record, member = K.job(ws, id), ws .. ' ' .. id
+  redis.call('HINCRBY', record, 'epoch', 1)
+  redis.call('HSET', record, 'status', status, 'driver', '', 'completed_at', now, 'error', problem)
+  redis.call('SREM', K.jobs_active(ws), id)
+  redis.call('ZREM', K.jobs_waiting(), member)
+  redis.call('ZREM', K.jobs_running(), member)
+  tell_job(ws, id, now, {{'job.' .. status, job_counts(ws, id)}})
+  redis.call('DEL', K.job_blocks(ws, id))
+  redis.call('EXPIRE', K.job_events(ws, id), 2592000)
+  for _, outcome in ipairs({'done', 'skipped', 'failed', 'deleted'}) do
+    redis.call('EXPIRE', K.job_documents(ws, id, outcome), 2592000)
+  end
+end
+
+-- How many documents a job's listing has found so far; never fewer than were settled.
+local function note_listed(ws, id, discovered, listed)
+  local was = redis.call('HMGET', K.job(ws, id), 'discovered', 'done', 'skipped', 'failed')
+  local most = math.max(tonumber(discovered), was[1], was[2] + was[3] + was[4])
+  redis.call('HSET', K.job(ws, id), 'discovered', string.format('%.0f', most), 'listed', listed)
+end
+
+-- Tells of events, of failed documents the first 1,000 of a job, and of its counts unless it did so a moment ago:
+-- the longer it runs the rarer, so that the stream stays small.
+local function tell_progress(ws, id, now, events)
+  local record = K.job(ws, id)
+  local was = redis.call('HMGET', record, 'told_at', 'run_at', 'told')
+  local told = tonumber(was[3] or 0)
+  for i = #events, math.max(0, 1000 - told) + 1, -1 do events[i] = nil end
+  redis.call('HSET', record, 'told', told + #events)
+  if now - was[1] >= math.max(500, (now - was[2]) / 1000) then
+    redis.call('HSET', record, 'told_at', now)
+    note_listed(ws, id, 0, redis.call('HGET', record, 'listed'))
+    events[#events + 1] = {'job.progress', job_counts(ws, id)}
+  end
+  tell_job(ws, id, now, events)
+end
+
+-- Adds bytes of documents to the usage of their hour: in all, by collection and by key.
+local function count_ingested(ws, id, now, collection, bytes)
+  if bytes == 0 then return end
+  local use, key = {i = bytes}, redis.call('HGET', K.job(ws, id), 'key')
+  local bucket = K.usage(ws, (use_hour(ws, now)))
+  add_use(bucket, use, '')
+  add_use(bucket, use, '|o|' .. collection)
+  if key ~= '' then add_use(bucket, use, '|k|' .. key) end
+end
+
+local function forget_job(ws, collection, id)
+  redis.call('DEL', K.job(ws, id), K.job_events(ws, id), K.job_blocks(ws, id), K.job_documents(ws, id, 'done'),
+    K.job_documents(ws, id, 'skipped'), K.job_documents(ws, id, 'failed'), K.job_documents(ws, id, 'deleted'))
+  redis.call('ZREM', K.jobs(ws), id)
+  redis.call('ZREM', K.jobs_by(ws, collection), id)
+  redis.call('SREM', K.jobs_active(ws), id)
+  redis.call('ZREM', K.jobs_waiting(), ws .. ' ' .. id)
+  redis.call('ZREM', K.jobs_running(), ws .. ' ' .. id)
+end
+
+-- Keeps the first 10,000 documents that came to the same.
+local function keep_document(ws, id, outcome, note)
+  local list = K.job_documents(ws, id, outcome)
+  if redis.call('LLEN', list) < 10000 then redis.call('RPUSH', list, note) end
+end
+
+-- Where a document stands among the newest: an id that begins with the moment it was taken in, then its own.
+local function document_place(id, at)
+  local digits, time = '0123456789ABCDEFGHJKMNPQRSTVWXYZ', ''
+  at = rounded(at)
+  for _ = 1, 10 do
+    local digit = at % 32 + 1
+    time, at = string.sub(digits, digit, digit) .. time, math.floor(at / 32)
+  end
+  return 'doc_' .. time .. string.sub(id, 5, 20) .. ' ' .. id
+end
+
+-- Adds a document's numbers to its collection's, or takes them away (sign -1).
+local function count_document(ws, collection, entry, sign)
+  redis.call('HINCRBY', K.collection(ws, collection), 'chunks', sign * rounded(entry.chunks))
+  redis.call('HINCRBY', K.collection(ws, collection), 'bytes', sign * rounded(entry.bytes))
+  local kinds, kind = K.documents_kinds(ws, collection), tostring(entry.source_type)
+  if redis.call('HINCRBY', kinds, kind, sign) < 1 then redis.call('HDEL', kinds, kind) end
+end
+
+-- Takes a document out of the manifest; its chunks are stale from now on. False when it is not in it.
+local function drop_document(ws, collection, id)
+  local text = redis.call('HGET', K.documents(ws, collection), id)
+  if not text then return false end
+  local entry = decoded(text)
+  redis.call('HDEL', K.documents(ws, collection), id)
+  redis.call('ZREM', K.documents_by_id(ws, collection), id)
+  redis.call('ZREM', K.documents_newest(ws, collection), document_place(id, entry.at))
+  redis.call('SADD', K.documents_stale(ws, collection), id .. ' ' .. tostring(entry.version))
+  count_document(ws, collection, entry, -1)
+  return true
+end
+
+-- Puts a document into the manifest, in place of what it was before; from now on searches show this version.
+local function put_document(ws, collection, id, text)
+  local entry = decoded(text)
+  drop_document(ws, collection, id)
+  redis.call('HSET', K.documents(ws, collection), id, text)
+  redis.call('ZADD', K.documents_by_id(ws, collection), 0, id)
+  redis.call('ZADD', K.documents_newest(ws, collection), 0, document_place(id, entry.at))
+  redis.call('SREM', K.documents_stale(ws, collection), id .. ' ' .. tostring(entry.version))
+  count_document(ws, collection, entry, 1)
 end
 
 local function in_all(sets, id)

@@ -1,0 +1,329 @@
+"""Filters of a search: read from what callers send, asked of the vector store, and told of a single chunk.
+
+`{"source_type": "documentation", "page": {"gt": 3}, "not": {"team": {"in": ["a", "b"]}}}`. Names are those of a chunk's
+own fields or else of its metadata. `read` checks the form; `condition` is what the vector store can be asked; `matches`
+is what a filter means. Where a server cannot be asked just that, it is asked for more, and `matches` drops the rest.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from kernel.errors import Problem, ValidationError
+from kernel.storage.vectors import Capabilities, Condition, Hit, Value
+
+Kind = Literal["text", "number", "bool"]
+Operator = Literal["eq", "ne", "in", "gt", "gte", "lt", "lte", "contains", "exists"]
+
+TEXTS = frozenset({"source_type", "location", "title", "document_id"})
+PAGE = "page"
+OPERATORS = ("eq", "ne", "in", "gt", "gte", "lt", "lte", "contains", "exists")
+JOINS = ("and", "or", "not")
+MAX_DEPTH = 8
+MAX_CLAUSES = 100
+MAX_VALUES = 100
+LONGEST_TEXT = 1024
+LARGEST_NUMBER = 2**63 - 1
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_COMPARISONS: Mapping[str, str] = {"gt": ">", "gte": ">=", "lt": "<", "lte": "<="}
+_OPPOSITES: Mapping[str, Operator] = {"gt": "lte", "gte": "lt", "lt": "gte", "lte": "gt"}
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """`field` has to be `operator` `value`. value: a list for `in`, true or false for `exists`."""
+
+    field: str
+    operator: Operator
+    value: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Every:
+    """Every part holds; without parts, always."""
+
+    parts: tuple["Filter", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Some:
+    """Some part holds."""
+
+    parts: tuple["Filter", ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    part: "Filter"
+
+
+Filter = Clause | Every | Some | Not
+
+
+def read(raw: Any, at: str = "filters") -> Filter:
+    """Raises ValidationError naming the path of each thing that is wrong, such as `filters.and[0].page.gt`."""
+    reader = _Reader()
+    found = reader.filter(raw, at, MAX_DEPTH)
+    if reader.clauses > MAX_CLAUSES:
+        reader.problems.append(
+            Problem(at, f"must have at most {MAX_CLAUSES} conditions, not {reader.clauses}")
+        )
+    if reader.problems:
+        raise ValidationError.of("Invalid filters", reader.problems)
+    return found
+
+
+class _Reader:
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.clauses = 0
+
+    def filter(self, raw: Any, at: str, depth: int) -> Filter:
+        if not isinstance(raw, dict):
+            return self._wrong(at, "must be an object of fields and conditions")
+        if depth == 0:
+            return self._wrong(at, f"must not be nested deeper than {MAX_DEPTH}")
+        if len(raw) > MAX_CLAUSES:
+            return self._wrong(at, f"must have at most {MAX_CLAUSES} conditions, not {len(raw)}")
+        return Every(tuple(self._entry(name, value, at, depth) for name, value in raw.items()))
+
+    def _entry(self, name: str, value: Any, at: str, depth: int) -> Filter:
+        if name == "not":
+            return Not(self.filter(value, f"{at}.not", depth - 1))
+        if name in JOINS:
+            return self._join(name, value, f"{at}.{name}", depth)
+        if _NAME.fullmatch(name) is None:
+            return self._wrong(at, "has a field name that is not letters, digits and _ (at most 64)")
+        return self._field(name, value, f"{at}.{name}")
+
+    def _join(self, name: str, value: Any, at: str, depth: int) -> Filter:
+        if not isinstance(value, list) or not 1 <= len(value) <= MAX_CLAUSES:
+            return self._wrong(at, f"must be a list of 1 to {MAX_CLAUSES} filters")
+        parts = tuple(self.filter(one, f"{at}[{n}]", depth - 1) for n, one in enumerate(value))
+        return Every(parts) if name == "and" else Some(parts)
+
+    def _field(self, name: str, value: Any, at: str) -> Filter:
+        if not isinstance(value, dict):
+            return self._clause(name, "eq", value, at)
+        if not value or len(value) > len(OPERATORS):
+            return self._wrong(at, f"must have conditions: {', '.join(OPERATORS)}")
+        return Every(tuple(self._operation(name, *one, f"{at}.{one[0][:64]}") for one in value.items()))
+
+    def _operation(self, name: str, operator: str, value: Any, at: str) -> Filter:
+        if operator not in OPERATORS:
+            return self._wrong(at, f"Unknown condition; there are {', '.join(OPERATORS)}")
+        return self._clause(name, operator, value, at)
+
+    def _clause(self, name: str, operator: Any, value: Any, at: str) -> Filter:
+        self.clauses += 1
+        if operator == "exists":
+            if not isinstance(value, bool):
+                return self._wrong(at, "must be true or false")
+        elif operator == "in":
+            if not isinstance(value, list) or not 1 <= len(value) <= MAX_VALUES:
+                return self._wrong(at, f"must be a list of 1 to {MAX_VALUES} values")
+            for n, one in enumerate(value):
+                self._check(name, operator, one, f"{at}[{n}]")
+        else:
+            self._check(name, operator, value, at)
+        return Clause(name, operator, value)
+
+    def _check(self, name: str, operator: str, value: Any, at: str) -> None:
+        if reason := _unfit(name, operator, value):
+            self._wrong(at, reason)
+
+    def _wrong(self, at: str, reason: str) -> Filter:
+        self.problems.append(Problem(at, reason))
+        return Every(())
+
+
+def _unfit(name: str, operator: str, value: Any) -> str | None:
+    kind = _kind(value)
+    if kind is None:
+        return "must be text, a number, true or false"
+    if name in TEXTS and kind != "text":
+        return f"must be text, as {name} is"
+    if name == PAGE and (kind != "number" or int(value) != value):
+        return "must be a whole number, as page is"
+    if name == PAGE and operator == "contains":
+        return "is for text and lists, and page is a number"
+    if operator in _COMPARISONS and kind == "bool":
+        return "must be text or a number, to be compared with"
+    if kind == "text" and (len(value) > LONGEST_TEXT or any(one < " " for one in value)):
+        return f"must be one line of at most {LONGEST_TEXT} characters"
+    if kind == "number" and abs(value) > LARGEST_NUMBER and isinstance(value, int):
+        return "must be a number of 64 bits"
+    return None
+
+
+def _kind(value: Any) -> Kind | None:
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int | float):
+        return "number"
+    return "text" if isinstance(value, str) else None
+
+
+def matches(wanted: Filter, hit: Hit) -> bool:
+    match wanted:
+        case Every(parts):
+            return all(matches(part, hit) for part in parts)
+        case Some(parts):
+            return any(matches(part, hit) for part in parts)
+        case Not(part):
+            return not matches(part, hit)
+        case Clause(name, operator, value):
+            return _holds(_value(hit, name), operator, value)
+
+
+def _value(hit: Hit, name: str) -> Any:
+    """None when the chunk has no such thing: no page, an empty title."""
+    if name in TEXTS:
+        return getattr(hit, name) or None
+    return hit.page if name == PAGE else hit.metadata.get(name)
+
+
+def _holds(there: Any, operator: Operator, value: Any) -> bool:
+    match operator:
+        case "exists":
+            return bool((there is not None) == value)
+        case "eq":
+            return _same(there, value)
+        case "ne":
+            return not _same(there, value)
+        case "in":
+            return any(_same(there, one) for one in value)
+        case "contains":
+            if isinstance(there, list):
+                return any(_same(one, value) for one in there)
+            return isinstance(there, str) and isinstance(value, str) and value in there
+    return _kind(there) == _kind(value) and _COMPARE[operator](there, value)
+
+
+def _same(there: Any, value: Any) -> bool:
+    return _kind(there) == _kind(value) and bool(there == value)
+
+
+_COMPARE: Mapping[str, Callable[[Any, Any], bool]] = {
+    "gt": lambda a, b: a > b,
+    "gte": lambda a, b: a >= b,
+    "lt": lambda a, b: a < b,
+    "lte": lambda a, b: a <= b,
+}
+
+
+def condition(wanted: Filter, server: Capabilities) -> Condition | None:
+    """What the vector store is asked; None is everything. It lets through all that matches, and more where the server
+    cannot be asked."""
+    writer = _Writer(server)
+    expression = writer.write(wanted, True)
+    return None if expression is None else Condition(expression, writer.values)
+
+
+class _Writer:
+    """Turns a filter into an expression; None stands for what cannot be asked. wanted: False writes the opposite.
+
+    `not` of an expression is never written: servers disagree on what it is of a value that is not there.
+    """
+
+    def __init__(self, server: Capabilities):
+        self.values: dict[str, Value] = {}
+        self._server = server
+
+    def write(self, part: Filter, wanted: bool) -> str | None:
+        match part:
+            case Not(inner):
+                return self.write(inner, not wanted)
+            case Clause():
+                return self._clause(part, wanted)
+        written = [self.write(one, wanted) for one in part.parts]
+        known = [one for one in written if one is not None]
+        if isinstance(part, Every) == wanted:
+            return _joined(" and ", known)
+        return _joined(" or ", known) if len(known) == len(written) else None
+
+    def _clause(self, clause: Clause, wanted: bool) -> str | None:
+        own = clause.field in TEXTS or clause.field == PAGE
+        match clause.operator:
+            case "exists":
+                return self._exists(clause.field, clause.value == wanted)
+            case "contains":
+                return self._contains(clause, own) if wanted and self._server.infix else None
+            case "ne":
+                return self._among(clause.field, [clause.value], not wanted)
+            case "eq" | "in":
+                values = clause.value if clause.operator == "in" else [clause.value]
+                return self._among(clause.field, values, wanted)
+        return self._compares(clause, wanted) if own or wanted else None
+
+    def _exists(self, name: str, wanted: bool) -> str | None:
+        if name in TEXTS or name == PAGE:
+            return _there(name) if wanted else _gone(name)
+        if not self._server.exists:
+            return None
+        return f"exists {_path(name)}" if wanted else f"not (exists {_path(name)})"
+
+    def _contains(self, clause: Clause, own: bool) -> str:
+        path = _path(clause.field)
+        if own:
+            return f"{path} like {self._bind(_pattern(clause.value))}"
+        found = f"json_contains({path}, {self._bind(clause.value)})"
+        if isinstance(clause.value, str):
+            return f"({found} or {path} like {self._bind(_pattern(clause.value))})"
+        return found
+
+    def _compares(self, clause: Clause, wanted: bool) -> str:
+        name, operator = clause.field, clause.operator if wanted else _OPPOSITES[clause.operator]
+        value = int(clause.value) if name == PAGE else clause.value
+        return self._owned(name, f"{_path(name)} {_COMPARISONS[operator]} {self._bind(value)}", wanted)
+
+    def _among(self, name: str, values: list[Any], wanted: bool) -> str | None:
+        """In lists of one type each: a server compares no others."""
+        if name not in TEXTS and name != PAGE and not wanted and not self._server.loose:
+            return None
+        groups = [[int(value) for value in values]] if name == PAGE else _by_type(values)
+        signs = ("==", "in") if wanted else ("!=", "not in")
+        each = [
+            f"{_path(name)} {signs[len(group) > 1]} {self._bind(group if len(group) > 1 else group[0])}"
+            for group in groups
+        ]
+        return self._owned(name, f"({(' or ' if wanted else ' and ').join(each)})", wanted)
+
+    def _owned(self, name: str, found: str, wanted: bool) -> str:
+        """Every row has our own fields: without a page it is 0, without a title empty."""
+        if name not in TEXTS and name != PAGE:
+            return found
+        return f"({found} and {_there(name)})" if wanted else f"({found} or {_gone(name)})"
+
+    def _bind(self, value: Value) -> str:
+        name = f"p{len(self.values)}"
+        self.values[name] = value
+        return f"{{{name}}}"
+
+
+def _joined(word: str, parts: list[str]) -> str | None:
+    return f"({word.join(parts)})" if len(parts) > 1 else parts[0] if parts else None
+
+
+def _path(name: str) -> str:
+    return name if name in TEXTS or name == PAGE else f'metadata["{name}"]'
+
+
+def _there(name: str) -> str:
+    return "page > 0" if name == PAGE else f'{name} != ""'
+
+
+def _gone(name: str) -> str:
+    return "page == 0" if name == PAGE else f'{name} == ""'
+
+
+def _pattern(text: str) -> str:
+    """Anything that has the text in it."""
+    return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
+
+
+def _by_type(values: list[Any]) -> list[list[Any]]:
+    groups = [[value for value in values if type(value) is kind] for kind in (str, bool, int, float)]
+    return [group for group in groups if group]

@@ -1,0 +1,135 @@
+"""What ingestion works with: the order a block is worked under, the block, and the tools, each behind a seam."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Protocol
+
+import orjson
+
+from configs.settings import Ingestion
+from kernel.clock import Clock
+from kernel.knowledge.contract import Chunk, Fetched, Found, Part, Row, Source
+from kernel.storage.jobs import Lease, Settled
+
+Version = tuple[str, str]
+"""A document's id and one of its versions."""
+
+
+class Parsing(Protocol):
+    async def parse(self, fetched: Fetched) -> list[Part]:
+        """Raises DocumentError."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Cut(Protocol):
+    def __call__(self, parts: Sequence[Part], size: int, overlap: int, unit: str) -> list[Chunk]: ...
+
+
+class Embedding(Protocol):
+    async def embed(self, texts: Sequence[str]) -> Any:
+        """A float32 array (texts, dimension) of vectors of unit length."""
+        ...
+
+
+class Vectors(Protocol):
+    async def upsert(self, name: str, rows: Sequence[Row]) -> None: ...
+
+    async def delete(self, name: str, versions: Sequence[Version]) -> None: ...
+
+    async def aclose(self) -> None: ...
+
+
+class Stale(Protocol):
+    """The versions whose chunks are to be deleted, as `kernel.storage.knowledge.KnowledgeStore` has them."""
+
+    async def stale(self, ws: str, collection_id: str, most: int) -> list[Version]: ...
+
+    async def cleared(self, ws: str, collection_id: str, versions: Iterable[Version]) -> None: ...
+
+
+class Manifest(Protocol):
+    """As `kernel.storage.jobs.JobStore` has it."""
+
+    async def entries(
+        self, workspace_id: str, collection_id: str, documents: Sequence[str]
+    ) -> dict[str, bytes]: ...
+
+    async def commit(
+        self, lease: Lease, block: int, now_ms: int, live: str, settled: Sequence[Settled]
+    ) -> list[str]: ...
+
+    async def check(self, lease: Lease) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """One for a process. embedder: by workspace and model. It and vectors try again by themselves what may succeed later."""
+
+    parsers: Parsing
+    cut: Cut
+    embedder: Callable[[str, str], Embedding]
+    vectors: Vectors
+    manifest: Manifest
+    stale: Stale
+    clock: Clock
+    settings: Ingestion
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where documents go, and in what form. vectors: the name that the vector store knows; live: its number."""
+
+    vectors: str
+    live: str
+    model: str
+    chunk_size: int
+    chunk_overlap: int
+    chunk_unit: str
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """sources: by the number that `Listed` gives. keys: what each is known by in the manifest, for `sync`."""
+
+    lease: Lease
+    place: Place
+    sources: Sequence[Source]
+    keys: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """source: the number of the source that found it."""
+
+    source: int
+    found: Found
+
+    def encode(self) -> bytes:
+        return orjson.dumps({"source": self.source, "found": asdict(self.found)})
+
+    @classmethod
+    def decode(cls, text: bytes) -> "Listed":
+        value = orjson.loads(text)
+        return cls(value["source"], Found(**value["found"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Documents that are settled in one step. number: its own in one run of a job."""
+
+    number: int
+    listed: Sequence[Listed]
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentDone:
+    """reason: why it failed."""
+
+    document_id: str
+    location: str
+    outcome: Literal["done", "skipped", "failed"]
+    chunks: int = 0
+    bytes: int = 0
+    reason: str | None = None

@@ -1,0 +1,165 @@
+"""Collections in Redis: the record, its unique name, and the manifest that says which documents there are.
+
+Stored: `collection` (hash): item (JSON: what people set), revision (grows with each of their changes), live (the number
+of its vectors in use), chunks, bytes; `collections`, `collection_names`. The manifest: `documents` (id -> entry, JSON)
+with its orders `documents_by_id` and `documents_newest`, its counts `documents_kinds`, and `documents_stale`, the
+versions whose chunks are to be deleted. Every change of the manifest goes through `put_document` and `drop_document` of
+the prelude, so these always agree. `vectors_left`, of a whole shard, are vectors that nothing refers to any more.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from kernel.errors import Conflict
+from kernel.paging import Page, PageQuery
+from kernel.storage import keys
+from kernel.storage.idempotency import superseded
+from kernel.storage.store import Store
+from kernel.storage.vectors import stem
+from kernel.storage.wire import Argument
+
+Version = tuple[str, str]
+"""A document's id and one of its versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredCollection:
+    """`item` is JSON. bytes: of the documents' text."""
+
+    id: str
+    item: bytes
+    revision: int
+    live: int
+    chunks: int
+    bytes: int
+    documents: int
+
+
+class KnowledgeStore:
+    def __init__(self, store: Store):
+        self._store = store
+
+    async def create(
+        self, ws: str, collection_id: str, name: str, item: bytes, idempotency_record: str
+    ) -> None:
+        """Does nothing when it is there already. Raises Conflict for a name that is taken, in any case."""
+        args = (ws, collection_id, name.lower(), item, idempotency_record)
+        state = await self._store.run("collection_create", ws, *args)
+        if state == b"superseded":
+            raise superseded()
+        _check_name(state, name)
+
+    async def collection(self, ws: str, collection_id: str) -> StoredCollection | None:
+        row = await self._store.run("collection_read", ws, ws, collection_id)
+        return _stored(collection_id, row) if row else None
+
+    async def named(self, ws: str, name: str) -> str | None:
+        """The id of the collection of that name, in any case."""
+        found = await self._store.call("HGET", keys.key("collection_names", ws), name.lower())
+        return found.decode() if found else None
+
+    async def page(
+        self, ws: str, only: Collection[str] | None, query: PageQuery
+    ) -> tuple[int, list[StoredCollection]]:
+        """Total, then one more than the page holds, if there are. only: the ids to choose from."""
+        among = [] if only is None else sorted(only, reverse=True)
+        args: list[Argument] = [ws, query.before or "", query.offset, query.limit]
+        args += [-1 if only is None else len(among), *among]
+        total, *rows = await self._store.run("collection_page", ws, *args)
+        return total, [_stored(row[0].decode(), row[1:]) for row in rows]
+
+    async def update(self, ws: str, was: StoredCollection, names: tuple[str, str], item: bytes) -> bool:
+        """names: the present one and the new one. False when it is not as it was read. Raises Conflict: name taken."""
+        before, after = names
+        args = (ws, was.id, was.revision, before.lower(), after.lower(), item)
+        state = await self._store.run("collection_update", ws, *args)
+        _check_name(state, after)
+        return bool(state == b"ok")
+
+    async def switch(self, ws: str, was: StoredCollection, item: bytes, *, only_empty: bool = False) -> bool:
+        """Puts the vectors numbered `live + 1` in use, and gives those of before up.
+
+        only_empty: only while it has no documents. False when it is not as it was read.
+        """
+        args = (ws, was.id, was.revision, was.live, stem(was.id), item, int(only_empty))
+        return bool(await self._store.run("collection_switch", ws, *args))
+
+    async def delete(self, ws: str, was: StoredCollection, name: str) -> bool:
+        """All that Redis has of it, its jobs included. False when it is not as it was read."""
+        args = (ws, was.id, was.revision, name.lower(), stem(was.id))
+        return bool(await self._store.run("collection_delete", ws, *args))
+
+    async def left(self, ws: str) -> list[str]:
+        """Vectors that are to be dropped, in the shard of this workspace."""
+        found = await self._store.call("SMEMBERS", keys.key("vectors_left", ws))
+        return [name.decode() for name in found]
+
+    async def dropped(self, ws: str, name: str) -> None:
+        await self._store.call("SREM", keys.key("vectors_left", ws), name)
+
+    async def live(self, ws: str, collection_id: str, documents: Collection[str]) -> dict[str, str]:
+        """The version of each of these documents that searches show; the others are not in the manifest."""
+        names = list(documents)
+        found = await self._entries(ws, collection_id, names) if names else []
+        return {
+            name: orjson.loads(entry)["version"] for name, entry in zip(names, found, strict=True) if entry
+        }
+
+    async def document(self, ws: str, collection_id: str, document_id: str) -> dict[str, Any] | None:
+        """Its entry in the manifest."""
+        (entry,) = await self._entries(ws, collection_id, [document_id])
+        return orjson.loads(entry) if entry else None
+
+    async def page_documents(
+        self, ws: str, collection_id: str, query: PageQuery
+    ) -> Page[tuple[str, dict[str, Any]]] | None:
+        """Ids and entries, by the time they were taken in, newest first. None: there is no such collection."""
+        args = (ws, collection_id, query.before or "", query.offset, query.limit)
+        answer = await self._store.run("document_page", ws, *args)
+        if not answer:
+            return None
+        total, *rows = answer
+        items = [(document.decode(), orjson.loads(entry)) for _, document, entry in rows[: query.limit]]
+        last = rows[len(items) - 1][0].decode() if items else None
+        return Page(items, total, last, len(rows) > query.limit)
+
+    async def remove_documents(self, ws: str, collection_id: str, documents: Sequence[str]) -> int:
+        """Takes them out of the manifest. How many were in it."""
+        return int(await self._store.run("document_remove", ws, ws, collection_id, *documents))
+
+    async def kinds(self, ws: str, collection_id: str) -> dict[str, int]:
+        """How many documents there are of each source type."""
+        flat = await self._store.call("HGETALL", keys.key("documents_kinds", ws, id=collection_id))
+        return {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+    async def stale(self, ws: str, collection_id: str, most: int) -> list[Version]:
+        """Versions whose chunks are to be deleted."""
+        name = keys.key("documents_stale", ws, id=collection_id)
+        found = await self._store.call("SRANDMEMBER", name, most)
+        return [
+            (document, version) for document, _, version in (one.decode().partition(" ") for one in found)
+        ]
+
+    async def cleared(self, ws: str, collection_id: str, versions: Iterable[Version]) -> None:
+        """Their chunks are deleted."""
+        members = [" ".join(version) for version in versions]
+        await self._store.call("SREM", keys.key("documents_stale", ws, id=collection_id), *members)
+
+    async def _entries(self, ws: str, collection_id: str, documents: Sequence[str]) -> list[bytes | None]:
+        found: list[bytes | None] = await self._store.call(
+            "HMGET", keys.key("documents", ws, id=collection_id), *documents
+        )
+        return found
+
+
+def _stored(collection_id: str, row: Sequence[Any]) -> StoredCollection:
+    item, *numbers = row
+    return StoredCollection(collection_id, item, *map(int, numbers))
+
+
+def _check_name(state: bytes, name: str) -> None:
+    if state == b"taken":
+        raise Conflict(f"There is a collection named '{name}' already", {"field": "name", "reason": "taken"})
