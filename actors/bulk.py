@@ -72,8 +72,8 @@ class RayCluster:
         """What became of each block; of those that were lost with their worker, nothing."""
         verdicts: dict[int, str] = {}
         try:
-            for number, verdict in self._verdicts(lease, blocks, share):
-                verdicts[number] = verdict
+            for told in self._told(lease, blocks, share):
+                verdicts |= told
         except RayTaskError:
             raise
         except RayError as error:
@@ -81,12 +81,13 @@ class RayCluster:
                 raise Unavailable("Workers of the cluster were lost") from error
         return verdicts
 
-    def _verdicts(self, lease: Lease, blocks: Sequence[Block], share: int) -> Iterator[tuple[int, str]]:
+    def _told(self, lease: Lease, blocks: Sequence[Block], share: int) -> Iterator[dict[int, str]]:
         gpus = self._settings.gpus_per_worker
+        function: Any = PoolWorker if gpus else take_in
         pool = ray.data.ActorPoolStrategy(min_size=1, max_size=share) if gpus else None
         with _constructing, ray.data.DataContext.current(_context(share)):
             done = ray.data.from_arrow([_table(block) for block in blocks]).map_batches(
-                PoolWorker if gpus else take_in,
+                function,
                 batch_size=None,
                 batch_format="pyarrow",
                 fn_kwargs={"lease": lease},
@@ -96,7 +97,8 @@ class RayCluster:
                 runtime_env=ENVIRONMENT,
             )
         for table in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from zip(table["number"].to_pylist(), table["verdict"].to_pylist(), strict=True)
+            rows: Any = table
+            yield dict(zip(rows["number"].to_pylist(), rows["verdict"].to_pylist(), strict=True))
 
 
 def take_in(table: pa.Table, lease: Lease) -> pa.Table:

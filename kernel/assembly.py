@@ -31,7 +31,7 @@ from kernel.knowledge.parsing import Parsers
 from kernel.knowledge.sources import Surroundings
 from kernel.knowledge.spec import Specs
 from kernel.knowledge.uploads import Uploads
-from kernel.knowledge.work import Tools
+from kernel.knowledge.work import Embedding, Tools
 from kernel.metering.admission import Admission, Meter
 from kernel.metering.books import Books
 from kernel.metering.budgets import Budgets
@@ -246,7 +246,7 @@ def _ingestion(
     def around(workspace_id: str) -> Surroundings:
         return Surroundings(egress, settings.ingestion, partial(uploads.open, workspace_id), _credential)
 
-    def embedder(workspace_id: str, model_id: str) -> Embedder:
+    def embedder(workspace_id: str, model_id: str) -> Embedding:
         return models.embedder(model_id, Shelf(store, workspace_id))
 
     specs = Specs(jobs, collections, objects, around)

@@ -70,6 +70,8 @@ class Documents:
 class Plain:
     """The parser: a text is a part; one that begins with `poison` cannot be read."""
 
+    def close(self) -> None: ...
+
     async def parse(self, fetched: Fetched) -> list[Part]:
         text = fetched.data.decode()
         if text.startswith("poison"):
@@ -107,6 +109,8 @@ class Memory:
     async def upsert(self, name: str, rows: Sequence[Row]) -> None:
         self.before("upsert")
         self.rows.setdefault(name, {}).update({row.chunk_id: row for row in rows})
+
+    async def aclose(self) -> None: ...
 
     async def delete(self, name: str, versions: Sequence[tuple[str, str]]) -> None:
         self.before("delete")
@@ -220,7 +224,7 @@ class Bench:
         return len(self.vectors.rows.get(PLACE.vectors, {}))
 
     async def events(self, job_id: str) -> list[dict[str, Any]]:
-        return [orjson.loads(event.body) for event in await self.jobs.events(WS, job_id, 0)]
+        return [orjson.loads(event.body) for event in await self.jobs.events(WS, job_id, 0, 5_000)]
 
 
 def walk_of(sources: Sequence[Documents]) -> Walk:

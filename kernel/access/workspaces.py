@@ -37,7 +37,11 @@ class Plans(Protocol):
         ...
 
     def of(self, name: str, overrides: str = "") -> Plan:
-        """The limits of a workspace. Raises pydantic's ValidationError for overrides that do not fit the plan."""
+        """The limits of a workspace."""
+        ...
+
+    def check(self, name: str, overrides: str) -> None:
+        """Raises pydantic's ValidationError for overrides that do not fit the plan."""
         ...
 
 
@@ -209,7 +213,7 @@ class Workspaces:
 
     def _check_limits(self, plan: str, limits: str) -> None:
         try:
-            self._plans.of(plan, limits)
+            self._plans.check(plan, limits)
         except pydantic.ValidationError as error:
             problems = [_problem(one) for one in error.errors(include_url=False)]
             raise ValidationError.of("These limits do not fit the plan", problems) from None

@@ -263,7 +263,7 @@ class _Writer:
             return _there(name) if wanted else _gone(name)
         if not self._server.exists:
             return None
-        return f"exists {_path(name)}" if wanted else f"not (exists {_path(name)})"
+        return f"(exists {_path(name)})" if wanted else f"not (exists {_path(name)})"
 
     def _contains(self, clause: Clause, own: bool) -> str:
         path = _path(clause.field)
@@ -280,16 +280,13 @@ class _Writer:
         return self._owned(name, f"{_path(name)} {_COMPARISONS[operator]} {self._bind(value)}", wanted)
 
     def _among(self, name: str, values: list[Any], wanted: bool) -> str | None:
-        """In lists of one type each: a server compares no others."""
-        if name not in TEXTS and name != PAGE and not wanted and not self._server.loose:
+        if name in TEXTS or name == PAGE:
+            bound = self._bind([int(value) for value in values] if name == PAGE else values)
+            return self._owned(name, f"{name} {'in' if wanted else 'not in'} {bound}", wanted)
+        if not wanted and not self._server.loose:
             return None
-        groups = [[int(value) for value in values]] if name == PAGE else _by_type(values)
-        signs = ("==", "in") if wanted else ("!=", "not in")
-        each = [
-            f"{_path(name)} {signs[len(group) > 1]} {self._bind(group if len(group) > 1 else group[0])}"
-            for group in groups
-        ]
-        return self._owned(name, f"({(' or ' if wanted else ' and ').join(each)})", wanted)
+        sign, word = ("==", " or ") if wanted else ("!=", " and ")
+        return _joined(word, [f"{_path(name)} {sign} {self._bind(value)}" for value in values])
 
     def _owned(self, name: str, found: str, wanted: bool) -> str:
         """Every row has our own fields: without a page it is 0, without a title empty."""
@@ -322,8 +319,3 @@ def _gone(name: str) -> str:
 def _pattern(text: str) -> str:
     """Anything that has the text in it."""
     return "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
-
-
-def _by_type(values: list[Any]) -> list[list[Any]]:
-    groups = [[value for value in values if type(value) is kind] for kind in (str, bool, int, float)]
-    return [group for group in groups if group]

@@ -1,4 +1,4 @@
-"""Ingestion jobs as callers see them: order, look, follow, cancel, try again."""
+"""Ingestion jobs as callers have them: order, look, follow, cancel, try again."""
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -9,9 +9,11 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import Field
 
-from kernel.clock import Clock, rfc3339
+from configs.settings import Ingestion as Settings
+from kernel.clock import Clock
 from kernel.errors import Conflict, NotFound, Problem, ValidationError
 from kernel.ids import is_id, new_id
+from kernel.knowledge.job_view import FIELDS, is_terminal, shown, shown_document
 from kernel.knowledge.sources import SourceEntry, Surroundings, refusal
 from kernel.knowledge.sources.shapes import FileSource, TextSource, UrlSource
 from kernel.knowledge.spec import MOST_KEPT, Spec, Specs, folder
@@ -32,27 +34,26 @@ SHOWN_ERRORS = 20
 ORDER: tuple[Shown, ...] = ("failed", "done", "skipped", "deleted")
 """In which the documents of a job are listed."""
 
-Status = Literal["queued", "running", "completed", "completed_with_errors", "failed", "cancelled"]
-COUNTS = ("discovered", "done", "skipped", "failed", "deleted")
-ROW = (
-    *("collection", "order", "status", "retry_of", "error", "listed", "chunks", "bytes"),
-    *("created_at", "started_at", "run_at", "completed_at", *COUNTS),
-)
-TERMINAL = tuple(
-    f'"job.{status}"'.encode() for status in ("completed", "completed_with_errors", "failed", "cancelled")
-)
+Size = Literal["small", "large"]
 
 
 class IngestOrder(Shape):
-    """sync: documents of these sources that they do not list any more are taken out."""
-
     sources: Annotated[list[SourceEntry], at_most(MOST_SOURCES), Field(min_length=1)]
-    sync: bool = Field(False, description="also remove what these sources no longer have")
+    sync: bool = Field(False, description="also take out what these sources do not have any more")
+
+
+@dataclass(frozen=True, slots=True)
+class Asker:
+    """Who orders a job. idempotency_record: '' for none."""
+
+    workspace_id: str
+    key_id: str
+    idempotency_record: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """around: what surrounds the sources of a workspace. Collections are looked for before it is asked."""
+    """What is ordered for a collection that is gone raises NotFound, also when it goes meanwhile."""
 
     store: JobStore
     specs: Specs
@@ -60,68 +61,49 @@ class Jobs:
     subscriptions: Subscriptions
     clock: Clock
     room: Room
+    settings: Settings
 
-    async def start(
-        self,
-        workspace_id: str,
-        key_id: str,
-        collection_id: str,
-        order: IngestOrder,
-        idempotency_record: str = "",
-    ) -> str:
-        """Accepts a job durably; returns its id. Raises NotFound, ValidationError, RateLimitError, Unavailable."""
-        await self._check(self.specs.around(workspace_id), order.sources)
-        spec = Spec(
-            sources=[entry.model_dump(mode="json", exclude_none=True) for entry in order.sources],
-            count=len(order.sources),
-            sync=order.sync,
-        )
-        size: Literal["small", "large"] = "small" if all(map(_is_one, order.sources)) else "large"
-        return await self._create(workspace_id, key_id, collection_id, spec, size, idempotency_record)
+    async def start(self, asker: Asker, collection_id: str, order: IngestOrder) -> str:
+        """Accepts a job durably; returns its id. Raises ValidationError, RateLimitError, Unavailable."""
+        await self._check(self.specs.around(asker.workspace_id), order.sources)
+        entries = [entry.model_dump(mode="json", exclude_none=True) for entry in order.sources]
+        spec = Spec(sources=entries, count=len(entries), sync=order.sync)
+        texts = sum(len(entry.text) for entry in order.sources if isinstance(entry, TextSource))
+        documents = len(entries) if all(map(_is_one, order.sources)) else None
+        return await self._create(asker, collection_id, spec, self._size(documents, texts))
 
-    async def write(
-        self,
-        workspace_id: str,
-        key_id: str,
-        collection_id: str,
-        documents: Sequence[WrittenDocument],
-        idempotency_record: str = "",
-    ) -> str:
+    async def write(self, asker: Asker, collection_id: str, documents: Sequence[WrittenDocument]) -> str:
         """The same for documents that a program writes. Their vectors must fit (`WrittenDocument.problem`)."""
-        job_id = new_id("job")
-        path = f"{folder(workspace_id, collection_id, 'jobs')}/{job_id}/documents"
-        await self.objects.put(path, in_lines(documents))
-        entry = WrittenEntry(path=path).model_dump()
-        spec = Spec(sources=[entry], count=1)
-        return await self._create(
-            workspace_id, key_id, collection_id, spec, "small", idempotency_record, job_id
-        )
+        job_id, lines = new_id("job"), in_lines(documents)
+        path = f"{_files(asker.workspace_id, collection_id, job_id)}/documents"
+        await self.objects.put(path, lines)
+        spec = Spec(sources=[WrittenEntry(path=path).model_dump()], count=1)
+        return await self._create(asker, collection_id, spec, self._size(len(documents), len(lines)), job_id)
 
-    async def retry(self, workspace_id: str, key_id: str, job_id: str, idempotency_record: str = "") -> str:
+    async def retry(self, asker: Asker, job_id: str) -> str:
         """A new job for what failed in this one: the documents that it remembers, or else the whole order.
 
         Raises NotFound, Conflict while it is active or when nothing failed.
         """
-        record = await self._record(workspace_id, job_id)
+        record = await self._record(asker.workspace_id, job_id)
         status = record["status"].decode()
         if status in ("queued", "running", "completed"):
             reason = "Nothing failed in it" if status == "completed" else "It has not ended yet"
             raise Conflict(f"{reason}: there is nothing to try again", {"status": status})
-        old = await self.specs.whole(Spec.model_validate_json(record["order"]))
-        kept = await self._kept(workspace_id, job_id, int(record["failed"]))
-        failed_of = job_id if status == "completed_with_errors" and kept else ""
-        spec = old.model_copy(update={"failed_of": failed_of, "sync": old.sync and not failed_of})
-        collection = record["collection"].decode()
-        return await self._create(
-            workspace_id, key_id, collection, spec, "large", idempotency_record, retry_of=job_id
-        )
+        spec = await self.specs.whole(Spec.model_validate_json(record["order"]))
+        failed = int(record["failed"])
+        if status == "completed_with_errors" and await self._remembers(asker.workspace_id, job_id, failed):
+            spec, size = spec.model_copy(update={"failed_of": job_id, "sync": False}), self._size(failed, 0)
+        else:
+            size = self._size(None, 0)
+        return await self._create(asker, record["collection"].decode(), spec, size, retry_of=job_id)
 
     async def get(self, workspace_id: str, job_id: str) -> dict[str, Any]:
         """The API's shape, with the first errors. Raises NotFound."""
         record = await self._record(workspace_id, job_id)
         notes, _ = await self.store.documents(workspace_id, job_id, "failed", 0, SHOWN_ERRORS)
-        shown = self._shown(job_id, record)
-        return shown | {"errors": [_document(note) for note in notes]}
+        errors = {"errors": [shown_document(note) for note in notes]}
+        return shown(job_id, record, self.clock.now_ms()) | errors
 
     async def collection_of(self, workspace_id: str, job_id: str) -> str:
         """Raises NotFound."""
@@ -129,8 +111,9 @@ class Jobs:
 
     async def list(self, workspace_id: str, collection_id: str, query: PageQuery) -> Page[dict[str, Any]]:
         """Newest first."""
-        page = await self.store.page(workspace_id, collection_id, query, ROW)
-        items = [self._shown(row["id"].decode(), row) for row in page.items]
+        page = await self.store.page(workspace_id, collection_id, query, FIELDS)
+        now = self.clock.now_ms()
+        items = [shown(row["id"].decode(), row, now) for row in page.items]
         return Page(items, page.total, page.last_id, page.more)
 
     async def documents(
@@ -140,24 +123,19 @@ class Jobs:
         await self._record(workspace_id, job_id)
         items: list[dict[str, Any]] = []
         total, skip = 0, query.offset
-        for one in ORDER if outcome is None else (outcome,):
+        for one in (outcome,) if outcome else ORDER:
             room = query.limit - len(items)
-            notes, count = (
-                await self.store.documents(workspace_id, job_id, one, skip, room) if room else ([], 0)
-            )
-            if not room:
-                _, count = await self.store.documents(workspace_id, job_id, one, 0, 0)
-            items += [_document(note) | {"status": one} for note in notes]
+            notes, count = await self.store.documents(workspace_id, job_id, one, skip, room)
+            items += [shown_document(note) | {"status": one} for note in notes]
             total, skip = total + count, max(0, skip - count)
         return Page(items, total, None, False)
 
-    async def cancel(self, workspace_id: str, job_id: str) -> str:
-        """Idempotent. Raises NotFound, Conflict when it ended otherwise."""
+    async def cancel(self, workspace_id: str, job_id: str) -> None:
+        """At once, and for good. Idempotent. Raises NotFound, Conflict when it ended otherwise."""
         await self._record(workspace_id, job_id)
         status = await self.store.cancel(workspace_id, job_id, self.clock.now_ms())
         if status != "cancelled":
             raise Conflict(f"The job has ended already: {status}", {"status": status})
-        return status
 
     async def follow(self, workspace_id: str, job_id: str, after: int) -> AsyncGenerator[StreamEvent]:
         """Events after a seq, to the terminal one. Raises SlowReader."""
@@ -175,42 +153,29 @@ class Jobs:
         return await self.store.status(workspace_id, job_id) in ("queued", "running")
 
     async def _create(
-        self,
-        workspace_id: str,
-        key_id: str,
-        collection_id: str,
-        spec: Spec,
-        size: Literal["small", "large"],
-        idempotency_record: str,
-        job_id: str | None = None,
-        retry_of: str = "",
+        self, asker: Asker, collection_id: str, spec: Spec, size: Size, job_id: str = "", retry_of: str = ""
     ) -> str:
         self.room.check()
-        job_id = job_id or new_id("job")
-        files = f"{folder(workspace_id, collection_id, 'jobs')}"
+        workspace_id, job_id = asker.workspace_id, job_id or new_id("job")
+        files = _files(workspace_id, collection_id, job_id)
         accepted = False
         try:
-            spec = await self.specs.store(f"{files}/{job_id}", spec)
-            new = NewJob(
-                workspace_id,
-                job_id,
-                collection_id,
-                spec.encode(),
-                size,
-                key_id,
-                self.clock.now_ms(),
-                MOST_ACTIVE,
-                retry_of,
-                idempotency_record,
-            )
+            text = (await self.specs.store(files, spec)).encode()
+            limits = (self.clock.now_ms(), MOST_ACTIVE, retry_of, asker.idempotency_record)
+            new = NewJob(workspace_id, job_id, collection_id, text, size, asker.key_id, *limits)
             forgotten = await self.store.create(new)
             accepted = True
         finally:
             if not accepted:
-                await self.objects.delete_folder(f"{files}/{job_id}")
+                await self.objects.delete_folder(files)
         for old in forgotten:
-            await self.objects.delete_folder(f"{files}/{old}")
+            await self.objects.delete_folder(_files(workspace_id, collection_id, old))
         return job_id
+
+    def _size(self, documents: int | None, size: int) -> Size:
+        """small: what a driver does by itself. documents: None when that is not known before."""
+        fits = documents is not None and documents <= self.settings.inline_documents
+        return "small" if fits and size <= self.settings.inline_mb * 1_000_000 else "large"
 
     async def _check(self, around: Surroundings, sources: Sequence[SourceEntry]) -> None:
         """Raises ValidationError for all entries whose location may not be read, or is not there."""
@@ -230,49 +195,18 @@ class Jobs:
             raise NotFound("Job not found")
         return record
 
-    async def _kept(self, workspace_id: str, job_id: str, failed: int) -> bool:
-        """Whether the job remembers how to find each document that failed."""
+    async def _remembers(self, workspace_id: str, job_id: str, failed: int) -> bool:
+        """Whether a job knows how to find each document that failed."""
         notes, total = await self.store.documents(workspace_id, job_id, "failed", 0, MOST_KEPT)
-        return 0 < failed == total and all("found" in orjson.loads(note) for note in notes)
-
-    def _shown(self, job_id: str, record: dict[str, bytes]) -> dict[str, Any]:
-        spec = Spec.model_validate_json(record["order"])
-        counts = {name: int(record[name]) for name in COUNTS}
-        until = int(record.get("completed_at") or self.clock.now_ms())
-        path = f"/v1/rag/jobs/{job_id}"
-        return {
-            "id": job_id,
-            "collection_id": record["collection"].decode(),
-            "status": record["status"].decode(),
-            "created_at": rfc3339(int(record["created_at"])),
-            "started_at": _moment(record.get("started_at")),
-            "completed_at": _moment(record.get("completed_at")),
-            "sync": spec.sync,
-            "sources": spec.shown(),
-            "sources_count": spec.count,
-            "retry_of": record["retry_of"].decode() or None,
-            "progress": counts,
-            "chunks": int(record["chunks"]),
-            "bytes": int(record["bytes"]),
-            **_pace(record, counts, until),
-            "error": orjson.loads(record["error"]) if record["error"] else None,
-            "links": {
-                "self": path,
-                "documents": f"{path}/documents",
-                "events": f"{path}/events",
-                "cancel": f"{path}/cancel",
-            },
-        }
+        return failed == total and all("found" in orjson.loads(note) for note in notes)
 
 
-def is_terminal(body: bytes) -> bool:
-    """Whether a stored event is the last one; `type` stands before `data`."""
-    start = body.find(b'"type":"job.')
-    return 0 <= start < body.find(b'"data":') and body[start + 7 :].startswith(TERMINAL)
+def _files(workspace_id: str, collection_id: str, job_id: str) -> str:
+    return f"{folder(workspace_id, collection_id, 'jobs')}/{job_id}"
 
 
 def _is_one(entry: SourceEntry) -> bool:
-    """Whether a source has just one document, for all that can be told."""
+    """Whether a source has just one document."""
     if isinstance(entry, FileSource):
         return entry.location.startswith("upload_")
     return isinstance(entry, TextSource) or (isinstance(entry, UrlSource) and entry.crawl is None)
@@ -284,27 +218,3 @@ async def _missing(around: Surroundings, upload_id: str) -> str | None:
     except NotFound:
         return f"There is no upload '{upload_id}'"
     return None
-
-
-def _pace(record: dict[str, bytes], counts: dict[str, int], until_ms: int) -> dict[str, Any]:
-    """Throughput since its present driver began, and when it will be done: known once all is listed."""
-    seconds = max(until_ms - int(record["run_at"]), 1) / 1000 if "run_at" in record else None
-    settled = counts["done"] + counts["skipped"] + counts["failed"]
-    per_s = settled / seconds if seconds else 0.0
-    left = counts["discovered"] - settled
-    running = record["status"] == b"running" and record["listed"] == b"1"
-    return {
-        "throughput": {
-            "documents_per_s": round(per_s, 1),
-            "chunks_per_s": round(int(record["chunks"]) / seconds, 1) if seconds else 0.0,
-        },
-        "eta_s": round(left / per_s, 1) if running and per_s else None,
-    }
-
-
-def _moment(text: bytes | None) -> str | None:
-    return rfc3339(int(text)) if text else None
-
-
-def _document(note: bytes) -> dict[str, Any]:
-    return {name: value for name, value in orjson.loads(note).items() if name != "found"}

@@ -6,7 +6,7 @@ from typing import Literal
 
 from kernel.knowledge.contract import DocumentError, Fetched
 
-Kind = Literal["pdf", "docx", "pptx", "xlsx", "epub", "html", "xml", "markdown", "json", "text"]
+Kind = Literal["pdf", "docx", "pptx", "xlsx", "epub", "html", "xml", "markdown", "json", "notebook", "text"]
 
 NAMES: Mapping[Kind, str] = {
     "pdf": "a PDF",
@@ -22,6 +22,7 @@ _EXTENSIONS: Mapping[str, Kind] = {
     **dict.fromkeys(("xml", "svg", "rss", "atom"), "xml"),
     **dict.fromkeys(("md", "markdown", "mdx"), "markdown"),
     **dict.fromkeys(("json", "jsonl", "ndjson"), "json"),
+    "ipynb": "notebook",
     **dict.fromkeys(("txt", "csv", "tsv", "log", "rst"), "text"),
     **{kind: kind for kind in NAMES},
 }
@@ -40,8 +41,10 @@ _MEDIA_TYPES: Mapping[str, Kind] = {
     "text/markdown": "markdown",
     "application/json": "json",
     "application/x-ndjson": "json",
+    "application/x-ipynb+json": "notebook",
     "text/csv": "text",
 }
+_SUFFIXES: Mapping[str, Kind] = {"xml": "xml", "json": "json"}
 _MAIN_PARTS: Mapping[bytes, Kind] = {
     b"word/document.xml": "docx",
     b"ppt/presentation.xml": "pptx",
@@ -50,6 +53,7 @@ _MAIN_PARTS: Mapping[bytes, Kind] = {
 }
 
 _ZIP, _OLE, _PDF = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"%PDF-"
+_RTF = b"{\\rtf"
 _PDF_WITHIN = 1024
 _SNIFFED = 512
 
@@ -65,7 +69,8 @@ def kind_of(fetched: Fetched) -> Kind:
     named = _EXTENSIONS.get(PurePosixPath(fetched.name).suffix[1:].lower())
     if named in NAMES and media == "text/plain":
         named = None
-    kind = (named if named in NAMES else _MEDIA_TYPES.get(media) or named) or _sniffed(fetched.data)
+    said = _MEDIA_TYPES.get(media) or _SUFFIXES.get(media.rpartition("+")[2])
+    kind = (named if named in NAMES else said or named) or _sniffed(fetched.data)
     _check(kind, fetched.data)
     return kind
 
@@ -125,3 +130,5 @@ def _refuse_binary(data: bytes) -> None:
         raise DocumentError("The document is a PDF, although it is called something else")
     if data.startswith(_ZIP):
         raise DocumentError("The document is a ZIP archive, which cannot be read")
+    if data.startswith(_RTF):
+        raise DocumentError("The document is of the format RTF, which cannot be read")

@@ -43,7 +43,7 @@ def read_xml(data: bytes) -> list[Part]:
     parser.EndElementHandler = lambda name: found.append("\n")
     try:
         parser.Parse(data, True)
-    except expat.ExpatError:
+    except (expat.ExpatError, LookupError, ValueError):  # the latter two for encodings it does not know
         raise DocumentError("The document is damaged: it is not well-formed XML") from None
     lines = (line.strip() for line in "".join(found).split("\n"))
     return assembled([("\n".join(line for line in lines if line), None, None)])

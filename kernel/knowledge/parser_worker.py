@@ -44,9 +44,7 @@ def answer(frame: bytes, most_mb: int, reader: Reader) -> bytes:
     except MemoryError:
         return _error(f"The document needs more than {most_mb:,} MB to read")
     return (
-        said
-        if len(said) <= MAX_TEXT
-        else _error(f"The document holds more than {MAX_TEXT >> 20} MB of text")
+        said if len(said) <= MAX_TEXT else _error(f"The document holds more than {MAX_TEXT >> 20} MB of text")
     )
 
 

@@ -33,7 +33,7 @@ START_CAP_S = 20.0
 INLINE_BYTES = 256 * 1024
 """Text that is read on the event loop: at most a millisecond of work."""
 
-_HERE = frozenset({"markdown", "json", "text"})
+_HERE = frozenset({"markdown", "json", "notebook", "text"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +120,10 @@ class _Worker:
     def is_alive(self) -> bool:
         return self._process.poll() is None
 
+    def end(self) -> None:
+        """Whoever waits for its answer then gets none."""
+        self._process.kill()
+
     def kill(self) -> None:
         self._line.close()
         self._process.kill()
@@ -137,6 +141,7 @@ class Parsers:
         self._module = module
         self._turns = threading.Semaphore(workers)
         self._idle: list[_Worker] = []
+        self._busy: set[_Worker] = set()
         self._threads = ThreadPoolExecutor(workers, "parser")
 
     async def parse(self, fetched: Fetched) -> list[Part]:
@@ -167,6 +172,7 @@ class Parsers:
 
     def _answer(self, order: bytes, data: bytes) -> _Answer:
         worker = self._waiting() or self._started()
+        self._busy.add(worker)
         healthy = False
         try:
             answer = _ANSWER.validate_json(worker.ask(order, data, self._limits.parse_seconds))
@@ -177,6 +183,7 @@ class Parsers:
         except ValidationError:
             raise DocumentError(self._why(_Lost(late=False))) from None
         finally:
+            self._busy.discard(worker)
             if healthy:
                 self._idle.append(worker)
             else:
@@ -210,7 +217,9 @@ class Parsers:
                 worker.kill()
 
     def close(self) -> None:
-        """Ends the children; what is being read is read to its end."""
+        """Ends the children at once; documents they were at fail."""
+        for worker in tuple(self._busy):
+            worker.end()
         self._threads.shutdown(cancel_futures=True)
         while worker := self._waiting():
             worker.kill()

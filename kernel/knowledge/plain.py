@@ -3,6 +3,8 @@
 import re
 from collections.abc import Iterable, Iterator
 
+import orjson
+
 from kernel.knowledge.contract import DocumentError, Part
 from kernel.knowledge.kinds import Kind
 
@@ -43,8 +45,8 @@ Piece = tuple[str, int | None, str | None]
 def read(kind: Kind, data: bytes, charset: str = "") -> list[Part]:
     """Of Markdown, JSON or any other text. Raises DocumentError."""
     text = decode(data, charset)
-    if kind == "markdown":
-        return require_text(list(sections(text)))
+    if kind in ("markdown", "notebook"):
+        return require_text(list(sections(text if kind == "markdown" else _cells(text))))
     return require_text([Part(_readable(text) if kind == "json" else text)])
 
 
@@ -111,6 +113,15 @@ def _tidy(text: str) -> str:
 
 def _unix(text: str) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+def _cells(text: str) -> str:
+    """What people wrote into a notebook, as Markdown; its outputs, mostly pictures, are left out."""
+    try:
+        cells = [(cell["cell_type"], "".join(cell["source"])) for cell in orjson.loads(text)["cells"]]
+    except (LookupError, TypeError, ValueError):
+        raise DocumentError("The document is damaged: it is not a notebook") from None
+    return "\n\n".join(source if kind == "markdown" else f"```\n{source}\n```" for kind, source in cells)
 
 
 def _readable(text: str) -> str:

@@ -18,7 +18,7 @@ from kernel.errors import CodexError, Problem, Unavailable, ValidationError
 from kernel.knowledge.listing import Listing, Seen, in_blocks, weight_of
 from kernel.knowledge.patience import patiently
 from kernel.knowledge.pipeline import ingest_batch
-from kernel.knowledge.work import Block, Order, Place, Tools
+from kernel.knowledge.work import Block, Listed, Order, Place, Tools
 from kernel.knowledge.writing import Writer
 from kernel.storage.jobs import JobStore, Lease, VectorsMoved
 
@@ -70,6 +70,8 @@ class Run:
     cluster: Cluster
     pause_s: float = PAUSE_S
     _number: int = field(default=0)
+    _documents: int = field(default=0)
+    _bytes: int = field(default=0)
     _seen: Seen = field(default_factory=Seen)
 
     @property
@@ -90,16 +92,14 @@ class Run:
         await patiently(WAITS_S, self.jobs.end, self.lease, status, self._now(), self.listing.count, problem)
 
     async def _work(self) -> None:
-        settings = self.tools.settings
-        documents, size, here = settings.inline_documents, settings.inline_mb * 1_000_000, True
-        while listed := await self.listing.take(HERE if here else self.window):
-            if self.sync:
-                self._seen.add(self.lease.collection_id, listed)
-            documents, size = documents - len(listed), size - sum(map(weight_of, listed))
-            here = here and documents >= 0 and size >= 0
-            blocks = in_blocks(listed, HERE if here else settings.block, self._number)
-            self._number += len(blocks)
-            await self._off(blocks, self._here if here else self._there)
+        while listed := await self.listing.take(HERE):
+            if not self._fits(listed):
+                break
+            await self._off(listed, HERE, self._here)
+        while listed:
+            listed += await self.listing.take(self.window - len(listed))
+            await self._off(listed, self.tools.settings.block, self._there)
+            listed = await self.listing.take(self.window)
         if self.listing.problems:
             raise _unlisted(self.listing.problems)
         if self.sync:
@@ -111,8 +111,19 @@ class Run:
         """Documents that the cluster is given at once."""
         return self.cluster.blocks * self.tools.settings.block
 
-    async def _off(self, blocks: Sequence[Block], how: How) -> None:
-        """Works blocks off, again and again those that could not be. Raises Unavailable when nothing moves any more."""
+    def _fits(self, listed: Sequence[Listed]) -> bool:
+        """Whether the driver takes in these too."""
+        settings = self.tools.settings
+        self._documents += len(listed)
+        self._bytes += sum(map(weight_of, listed))
+        return self._documents <= settings.inline_documents and self._bytes <= settings.inline_mb * 1_000_000
+
+    async def _off(self, listed: Sequence[Listed], size: int, how: How) -> None:
+        """Works them off in blocks, those that could not be again and again. Raises Unavailable when nothing moves."""
+        if self.sync:
+            self._seen.add(self.lease.collection_id, listed)
+        blocks: Sequence[Block] = in_blocks(listed, size, self._number)
+        self._number += len(blocks)
         stuck = time.monotonic()
         while blocks:
             left = await how(blocks)

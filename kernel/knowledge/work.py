@@ -65,7 +65,7 @@ class Manifest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """One for a process. embedder: by workspace and model. It and vectors try again by themselves what may succeed later."""
+    """One for a process. embedder: by workspace and model; it and `vectors` try again what may succeed later."""
 
     parsers: Parsing
     cut: Cut

@@ -84,6 +84,10 @@ class Plans:
         self._look()
         return self._plans
 
+    def check(self, name: str, overrides: str) -> None:
+        """Raises pydantic's ValidationError for overrides that do not fit the plan."""
+        with_overrides(self.all()[name], overrides)
+
     def of(self, name: str, overrides: str = "") -> Plan:
         """The limits of a workspace of this plan, with its overrides."""
         self._look()
@@ -92,7 +96,14 @@ class Plans:
     def _resolved(self, name: str, overrides: str) -> Plan:
         if name not in self._plans:
             log.warning("unknown plan: the basic one counts", plan=name)
-        return with_overrides(self._plans.get(name, self._plans[BASIC]), overrides)
+        plan = self._plans.get(name, self._plans[BASIC])
+        try:
+            return with_overrides(plan, overrides)
+        except ValidationError as error:
+            log.warning(
+                "overrides do not fit the plan any more: it counts as it is", plan=name, error=str(error)
+            )
+            return plan
 
     def _look(self) -> None:
         now = self._clock.now_ms()

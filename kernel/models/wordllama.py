@@ -1,7 +1,7 @@
 """The local embedding model: the token vectors that the package wordllama brings, and their tokenizer.
 
-Its files are read here without importing the package, which configures logging and pads every text of a batch
-to the longest: as it stands this embeds three times as many texts a second, and one thread is enough.
+Its files are read here without importing the package, which configures the whole process's logging, and pads every
+text of a batch to the longest: without that, half as many texts again are embedded in the same processor time.
 """
 
 from collections.abc import Sequence

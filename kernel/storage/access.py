@@ -54,6 +54,11 @@ class AccessStore:
     def __init__(self, store: Store):
         self._store = store
 
+    async def turns(self) -> list[bytes | None]:
+        """For each shard, how often something has changed that decides what its keys open."""
+        shards = (("GET", keys.shard_key("access_turn", shard)) for shard in range(keys.SHARDS))
+        return await self._store.together(*shards)
+
     async def find_key(self, key_id: str) -> FoundKey | None:
         """Of whichever workspace: what authenticates a request, before anyone is known to ask."""
         found = await self._store.run("access_find", key_id, key_id)

@@ -225,8 +225,8 @@ class JobStore:
     ) -> tuple[list[bytes], int]:
         """Notes of the first 10,000 that came to this, and how many of them there are."""
         name = keys.key("job_documents", workspace_id, id=job_id, outcome=outcome)
-        commands = ("LRANGE", name, start, start + count - 1), ("LLEN", name)
-        notes, total = await self._store.together(*commands)
+        first = ("LRANGE", name, start, start + count - 1) if count else ("LRANGE", name, 1, 0)
+        notes, total = await self._store.together(first, ("LLEN", name))
         return notes, total
 
     async def events(self, workspace_id: str, job_id: str, after: int, most: int = 500) -> list[StoredEvent]:

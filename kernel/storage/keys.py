@@ -87,6 +87,7 @@ SHARD_KEYS = {
     "key": "key:{id}",  # hash: an API key; its id is made to fall in its workspace's shard
     "user": "user:{id}",  # hash: name, email, created_at
     "user_workspaces": "user:{id}:workspaces",  # zset of workspace ids, score 0
+    "access_turn": "access_turn",  # counter of changes to keys, workspaces and members
     "owner": "owner",  # string, in shard 0 alone: the user who owns the installation
 }
 

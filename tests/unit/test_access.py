@@ -11,7 +11,7 @@ import pytest
 
 from kernel.access import authentication
 from kernel.access.access import Access
-from kernel.access.authentication import CACHED, FRESH_MS
+from kernel.access.authentication import CACHED, FRESH_MS, Authentication
 from kernel.access.principal import Principal
 from kernel.access.record import KeyCreate, KeyPatch
 from kernel.access.scopes import Scope
@@ -23,6 +23,7 @@ from kernel.ids import new_id
 from kernel.metering.plans import FILE, Plans, load_plans
 from kernel.paging import PageQuery
 from kernel.storage import keys
+from kernel.storage.access import AccessStore, FoundKey
 from kernel.storage.store import Store
 from kernel.storage.subscriptions import Subscriptions
 from tests.access import PEPPER, joined, order, refused, refused_soon, replica
@@ -42,6 +43,20 @@ class CountingStore(Store):
     async def run(self, script: str, workspace_or_prefix: str, *args: Any) -> Any:
         self.runs.append(script)
         return await super().run(script, workspace_or_prefix, *args)
+
+
+class LateStore(AccessStore):
+    """Keeps what it has read to itself until it may answer."""
+
+    def __init__(self, store: Store):
+        super().__init__(store)
+        self.has_read, self.may_answer = asyncio.Event(), asyncio.Event()
+
+    async def find_key(self, key_id: str) -> FoundKey | None:
+        found = await super().find_key(key_id)
+        self.has_read.set()
+        await self.may_answer.wait()
+        return found
 
 
 @pytest.fixture
@@ -189,6 +204,33 @@ class TestCache:
             clock.advance(FRESH_MS)
             await access.authenticate(owner_key)
             assert counting.runs.count("access_find") == 2
+
+    async def test_while_nothing_changes_one_look_serves_all_keys(
+        self, counting: CountingStore, clock: ManualClock, owner: Principal, owner_key: str
+    ) -> None:
+        async with replica(counting, clock) as access:
+            tokens = [(await access.keys.create(owner, order("agents:read"))).token for _ in range(20)]
+            for _ in range(5):
+                await asyncio.gather(*(access.authenticate(token) for token in tokens))
+                clock.advance(FRESH_MS)
+            assert counting.runs.count("access_find") == 2 * len(tokens)
+
+    async def test_what_was_asked_before_a_change_was_known_is_asked_again(
+        self, store: Store, clock: ManualClock, access: Access, owner: Principal
+    ) -> None:
+        """The answer is late: the change, and a look that counts it already, come before it."""
+        issued = await access.keys.create(owner, order("agents:read"))
+        late = LateStore(store)
+        deaf = Authentication(late, clock, PEPPER)
+        asking = asyncio.create_task(deaf.authenticate(issued.token))
+        await late.has_read.wait()
+        await access.keys.revoke(owner, issued.key.id)
+        await deaf._turns.look()
+        late.may_answer.set()
+        await asking
+        clock.advance(FRESH_MS)
+        with pytest.raises(AuthenticationError):
+            await deaf.authenticate(issued.token)
 
     async def test_bad_keys_of_one_id_cost_one_call(
         self, counting: CountingStore, clock: ManualClock

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Iterator
 
+import orjson
 import pytest
 
 from configs.settings import Ingestion
@@ -126,6 +127,14 @@ class TestFormats:
         text = parsers.parse_now(Fetched(data, "a.json"))[0].text
         assert text == r'{"a":"你好 😀 \u0022 \\u00e9"}'
 
+    def test_notebooks_are_what_people_wrote(self, parsers: Parsers) -> None:
+        cells = (
+            {"cell_type": "markdown", "source": ["# Head\n", "words"]},
+            {"cell_type": "code", "source": "# x = 1", "outputs": [{"data": {"image/png": "iVBOR"}}]},
+        )
+        parts = parsers.parse_now(Fetched(orjson.dumps({"cells": cells}), "a.ipynb"))
+        assert parts == [Part("# Head\nwords\n\n```\n# x = 1\n```", 0, None, "Head")]
+
 
 class TestKinds:
     @pytest.mark.parametrize(
@@ -152,6 +161,10 @@ class TestKinds:
             pdf("Words"),
         ):
             assert "Words" in parsers.parse_now(Fetched(data, "download", "application/octet-stream"))[0].text
+
+    def test_feeds_are_xml(self, parsers: Parsers) -> None:
+        feed = Fetched(b"<rss><title>News</title></rss>", "feed", "application/rss+xml")
+        assert parsers.parse_now(feed)[0].text == "News"
 
     def test_text_may_be_called_anything_by_who_sends_text(self, parsers: Parsers) -> None:
         assert parsers.parse_now(Fetched(b"words", "handbook.pdf", "text/plain"))[0].text == "words"
@@ -201,6 +214,13 @@ class TestRefusals:
             ("a.svg", b'<!DOCTYPE svg SYSTEM "http://x/y.dtd"><svg/>', DECLARES),
             ("a.xml", b'<!DOCTYPE x [<!ENTITY e SYSTEM "file:///etc/passwd">]><x>&e;</x>', DECLARES),
             ("a.xml", b"<x><y></x>", "The document is damaged: it is not well-formed XML"),
+            (
+                "a.xml",
+                b"<?xml version='1.0' encoding='big5'?><x/>",
+                "The document is damaged: it is not well-formed XML",
+            ),
+            ("a.ipynb", b'{"cells":[{}]}', "The document is damaged: it is not a notebook"),
+            ("a.rtf", b"{\\rtf1 words}", "The document is of the format RTF, which cannot be read"),
         ],
     )
     def test_has_its_reason(self, parsers: Parsers, name: str, data: bytes, reason: str) -> None:
@@ -368,6 +388,20 @@ class TestWorkers:
             assert await broken.parse(Fetched(b"words", "a.txt")) == [Part("words")]
         with pytest.raises(DocumentError, match="took longer"):
             await slow
+
+    async def test_closing_does_not_wait_for_documents(self, broken: Parsers) -> None:
+        pid = self.pid(broken)
+        slow = asyncio.ensure_future(broken.parse(Fetched(b"%PDF-\nhang", "a.pdf")))
+        await asyncio.sleep(0)
+        began = time.monotonic()
+        while not broken._busy:
+            await asyncio.sleep(0)
+        await asyncio.to_thread(broken.close)
+        assert time.monotonic() - began < 0.5
+        with pytest.raises(DocumentError):
+            await slow
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
 
     async def test_more_callers_than_workers_queue(self, parsers: Parsers) -> None:
         pages = [parsers.parse(Fetched(pdf(f"Number {n}"), "a.pdf")) for n in range(12)]

@@ -188,7 +188,7 @@ class Git:
         scheme, host = parts.scheme, parts.hostname or ""
         port = parts.port or (443 if scheme == "https" else 80)
         config = {
-            "x.y": await self._pin(remote.url, host, port),
+            "http.curloptResolve": await self._pin(remote.url, host, port),
             f"protocol.{scheme}.allow": "always",
             "remote.origin.partialclonefilter": "blob:none",
             "remote.origin.promisor": "true",

@@ -65,6 +65,12 @@ local function note_audit(ws, text)
   end
 end
 
+-- Tells every replica that a key, or something of a workspace (by its id), is not what it was.
+local function access_changed(id)
+  redis.call('INCR', K.access_turn())
+  redis.call('PUBLISH', C.revoked(), id)
+end
+
 local function keep_key(ws, id, hash, record)
   redis.call('HSET', K.key(id), 'workspace', ws, 'hash', hash, 'record', record, 'used', 0)
   redis.call('ZADD', K.workspace_keys(ws), 0, id)
@@ -73,7 +79,7 @@ end
 local function end_key(ws, id)
   redis.call('DEL', K.key(id))
   redis.call('ZREM', K.workspace_keys(ws), id)
-  redis.call('PUBLISH', C.revoked(), id)
+  access_changed(id)
 end
 
 local function wake()

@@ -13,6 +13,6 @@ if name ~= '' then
 end
 redis.call('HSET', K.members(ws), user, role)
 if email ~= '' then redis.call('HSET', K.emails(ws), lowered, user) end
-redis.call('PUBLISH', C.revoked(), ws)
+access_changed(ws)
 note_audit(ws, audit)
 return 'ok'

@@ -2,6 +2,6 @@
 local key = K.key(ARGV[2])
 if redis.call('HGET', key, 'record') ~= ARGV[3] then return 0 end
 redis.call('HSET', key, 'record', ARGV[4])
-redis.call('PUBLISH', C.revoked(), ARGV[2])
+access_changed(ARGV[2])
 note_audit(ARGV[1], ARGV[5])
 return 1

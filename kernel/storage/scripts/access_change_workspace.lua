@@ -7,6 +7,6 @@ for i = 1, 4 do
   if (was[i] or '') ~= ARGV[i + 1] then return 0 end
 end
 redis.call('HSET', workspace, 'name', ARGV[6], 'plan', ARGV[7], 'limits', ARGV[8], 'status', ARGV[9])
-redis.call('PUBLISH', C.revoked(), ARGV[1])
+access_changed(ARGV[1])
 note_audit(ARGV[1], ARGV[10])
 return 1

@@ -4,7 +4,7 @@ local ws, id, was, left, new, hash, record, lost, audit = unpack(ARGV)
 if (redis.call('HGET', K.key(id), 'record') or '') ~= was then return 0 end
 if left ~= '' then
   redis.call('HSET', K.key(id), 'record', left)
-  redis.call('PUBLISH', C.revoked(), id)
+  access_changed(id)
 elseif was ~= '' then
   end_key(ws, id)
 end

@@ -14,6 +14,6 @@ if role == '' then
 else
   redis.call('HSET', members, user, role)
 end
-redis.call('PUBLISH', C.revoked(), ws)
+access_changed(ws)
 note_audit(ws, audit)
 return 'ok'
