@@ -33,7 +33,7 @@ class Listing:
 
     async def take(self, most: int) -> list[Listed]:
         """The next ones; none at the end. Raises what a source raised that is no SourceError."""
-        loop = asyncio.get_running_loop()
+        loop, most = asyncio.get_running_loop(), min(most, self._ahead)
         self._pump = self._pump or asyncio.create_task(self._read())
         deadline: float | None = None
         while len(self._waiting) < most and not self.ended:

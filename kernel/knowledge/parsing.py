@@ -141,7 +141,8 @@ class Parsers:
         self._module = module
         self._turns = threading.Semaphore(workers)
         self._idle: list[_Worker] = []
-        self._busy: set[_Worker] = set()
+        self._workers: set[_Worker] = set()
+        self._closed = False
         self._threads = ThreadPoolExecutor(workers, "parser")
 
     async def parse(self, fetched: Fetched) -> list[Part]:
@@ -172,7 +173,6 @@ class Parsers:
 
     def _answer(self, order: bytes, data: bytes) -> _Answer:
         worker = self._waiting() or self._started()
-        self._busy.add(worker)
         healthy = False
         try:
             answer = _ANSWER.validate_json(worker.ask(order, data, self._limits.parse_seconds))
@@ -183,11 +183,10 @@ class Parsers:
         except ValidationError:
             raise DocumentError(self._why(_Lost(late=False))) from None
         finally:
-            self._busy.discard(worker)
             if healthy:
                 self._idle.append(worker)
             else:
-                worker.kill()
+                self._drop(worker)
 
     def _why(self, lost: _Lost) -> str:
         if lost.late:
@@ -197,16 +196,20 @@ class Parsers:
     def _waiting(self) -> _Worker | None:
         """An idle worker, if one still lives."""
         with suppress(IndexError):
-            while worker := self._idle.pop():
+            while True:
+                worker = self._idle.pop()
                 if worker.is_alive():
                     return worker
-                worker.kill()
+                self._drop(worker)
         return None
 
     def _started(self) -> _Worker:
         worker = _Worker(self._module, self._limits)
+        self._workers.add(worker)
         ready = False
         try:
+            if self._closed:
+                raise DocumentError("The parser is closing; try again")
             worker.hello()
             ready = True
             return worker
@@ -214,12 +217,17 @@ class Parsers:
             raise DocumentError("The parser does not start; try again") from None
         finally:
             if not ready:
-                worker.kill()
+                self._drop(worker)
+
+    def _drop(self, worker: _Worker) -> None:
+        worker.kill()
+        self._workers.discard(worker)
 
     def close(self) -> None:
         """Ends the children at once; documents they were at fail."""
-        for worker in tuple(self._busy):
+        self._closed = True
+        for worker in tuple(self._workers):
             worker.end()
         self._threads.shutdown(cancel_futures=True)
-        while worker := self._waiting():
-            worker.kill()
+        for worker in tuple(self._workers):
+            self._drop(worker)

@@ -48,7 +48,7 @@ SHARD_KEYS = {
     "documents_newest": "{ws}:col:{id}:docs:newest",  # zset, score 0, of `<place> <document id>`, by the time taken in
     "documents_kinds": "{ws}:col:{id}:docs:kinds",  # hash: source type -> how many documents
     "documents_stale": "{ws}:col:{id}:docs:stale",  # set of `<document id> <version>` whose chunks are to be deleted
-    "vectors_left": "vectors_left",  # set of collections of the vector store that are to be dropped
+    "vectors_left": "vectors_left",  # zset of collections of the vector store, by the moment they are to be dropped
     "job": "{ws}:job:{id}",  # hash: order as JSON, status, counts, lease
     "job_documents": "{ws}:job:{id}:docs:{outcome}",  # list: the first documents that came to this, as JSON
     "job_blocks": "{ws}:job:{id}:blocks",  # bitmap of the blocks that its present driver has counted

@@ -4,7 +4,7 @@ Stored: `collection` (hash): item (JSON: what people set), revision (grows with 
 of its vectors in use), chunks, bytes; `collections`, `collection_names`. The manifest: `documents` (id -> entry, JSON)
 with its orders `documents_by_id` and `documents_newest`, its counts `documents_kinds`, and `documents_stale`, the
 versions whose chunks are to be deleted. Every change of the manifest goes through `put_document` and `drop_document` of
-the prelude, so these always agree. `vectors_left`, of a whole shard, are vectors that nothing refers to any more.
+the prelude, so these always agree. `vectors_left`, of a whole shard, are vectors that nothing refers to any more, or not yet.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -18,7 +18,7 @@ from kernel.paging import Page, PageQuery
 from kernel.storage import keys
 from kernel.storage.idempotency import superseded
 from kernel.storage.store import Store
-from kernel.storage.vectors import stem
+from kernel.storage.vectors import place, stem
 from kernel.storage.wire import Argument
 
 Version = tuple[str, str]
@@ -92,13 +92,17 @@ class KnowledgeStore:
         args = (ws, was.id, was.revision, name.lower(), stem(was.id))
         return bool(await self._store.run("collection_delete", ws, *args))
 
-    async def left(self, ws: str) -> list[str]:
-        """Vectors that are to be dropped, in the shard of this workspace."""
-        found = await self._store.call("SMEMBERS", keys.key("vectors_left", ws))
+    async def intend(self, ws: str, vectors: str, until_ms: int) -> None:
+        """These vectors are to be dropped unless a collection has them in use until then."""
+        await self._store.call("ZADD", keys.key("vectors_left", ws), until_ms, vectors)
+
+    async def left(self, ws: str, now_ms: int) -> list[str]:
+        """Vectors that are to be dropped by now, in the shard of this workspace."""
+        found = await self._store.call("ZRANGEBYSCORE", keys.key("vectors_left", ws), "-inf", now_ms)
         return [name.decode() for name in found]
 
     async def dropped(self, ws: str, name: str) -> None:
-        await self._store.call("SREM", keys.key("vectors_left", ws), name)
+        await self._store.call("ZREM", keys.key("vectors_left", ws), name)
 
     async def live(self, ws: str, collection_id: str, documents: Collection[str]) -> dict[str, str]:
         """The version of each of these documents that searches show; the others are not in the manifest."""

@@ -37,7 +37,7 @@ LONGEST = 65_535
 """Bytes of a text that a field holds."""
 MOST_HITS = 16_384
 NOTHING: Mapping[str, Any] = MappingProxyType({})
-DELETED_AT_ONCE = 50
+DELETED_AT_ONCE = 20
 SHOWN = [
     *("chunk_id", "document_id", "version", "position", "text"),
     *("source_type", "location", "title", "page", "heading", "offset", "metadata"),

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.anyio
 SIGNS = "AT&amp;T &lt;b&gt; &quot;q&quot; it&apos;s &#233;&#x20AC; * _x_ # 1. a | b"
 SHOWN = """AT&T <b> "q" it's é€ * _x_ # 1. a | b"""
 OLE = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"
-QUICK = Ingestion(parse_seconds=0.7, parse_mb=256)
+QUICK = Ingestion(parse_seconds=1.0, parse_mb=256)
 
 
 @pytest.fixture(scope="module")
@@ -336,8 +336,8 @@ class TestWorkers:
     @pytest.mark.parametrize(
         ("command", "reason"),
         [
-            ("hang", "took longer than 0.7 s to read"),
-            ("spin", "took longer than 0.7 s to read"),
+            ("hang", "took longer than 1 s to read"),
+            ("spin", "took longer than 1 s to read"),
             ("crash", "is damaged, or needs more than 256 MB to read"),
             ("eat", "needs more than 256 MB to read"),
             ("leave", "is damaged, or needs more"),
@@ -384,21 +384,19 @@ class TestWorkers:
 
     async def test_work_beside_the_event_loop(self, broken: Parsers) -> None:
         slow = asyncio.ensure_future(broken.parse(Fetched(b"%PDF-\nhang", "a.pdf")))
-        async with asyncio.timeout(0.5):
+        async with asyncio.timeout(0.9):
             assert await broken.parse(Fetched(b"words", "a.txt")) == [Part("words")]
         with pytest.raises(DocumentError, match="took longer"):
             await slow
 
-    async def test_closing_does_not_wait_for_documents(self, broken: Parsers) -> None:
-        pid = self.pid(broken)
-        slow = asyncio.ensure_future(broken.parse(Fetched(b"%PDF-\nhang", "a.pdf")))
+    async def test_closing_does_not_wait_for_documents(self) -> None:
+        patient = Parsers(Ingestion(parse_seconds=60), workers=1, module="tests.broken_parser")
+        pid = self.pid(patient)
+        slow = asyncio.ensure_future(patient.parse(Fetched(b"%PDF-\nhang", "a.pdf")))
         await asyncio.sleep(0)
-        began = time.monotonic()
-        while not broken._busy:
-            await asyncio.sleep(0)
-        await asyncio.to_thread(broken.close)
-        assert time.monotonic() - began < 0.5
-        with pytest.raises(DocumentError):
+        async with asyncio.timeout(10):
+            await asyncio.to_thread(patient.close)
+        with pytest.raises((DocumentError, asyncio.CancelledError)):
             await slow
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -6,7 +6,9 @@ local ws, id = ARGV[1], ARGV[2]
 local found = redis.call('HMGET', K.collection(ws, id), 'revision', 'live')
 if found[1] ~= ARGV[3] then return 0 end
 for _, job in ipairs(redis.call('ZRANGE', K.jobs_by(ws, id), 0, -1)) do forget_job(ws, id, job) end
-redis.call('SADD', K.vectors_left(), ARGV[5] .. found[2], ARGV[5] .. string.format('%.0f', found[2] + 1))
+for _, number in ipairs({found[2], string.format('%.0f', found[2] + 1)}) do
+  redis.call('ZADD', K.vectors_left(), 0, ARGV[5] .. number)
+end
 redis.call('HDEL', K.collection_names(ws), ARGV[4])
 redis.call('ZREM', K.collections(ws), id)
 redis.call('UNLINK', K.collection(ws, id), K.documents(ws, id), K.documents_by_id(ws, id), K.documents_newest(ws, id),

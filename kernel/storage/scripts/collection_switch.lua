@@ -5,8 +5,10 @@ local ws, id, revision, live = unpack(ARGV, 1, 4)
 local found = redis.call('HMGET', K.collection(ws, id), 'revision', 'live')
 if found[1] ~= revision or found[2] ~= live then return 0 end
 if ARGV[7] == '1' and redis.call('HLEN', K.documents(ws, id)) > 0 then return 0 end
-redis.call('HSET', K.collection(ws, id), 'item', ARGV[6], 'live', string.format('%.0f', live + 1))
+local fresh = string.format('%.0f', live + 1)
+redis.call('HSET', K.collection(ws, id), 'item', ARGV[6], 'live', fresh)
 redis.call('HINCRBY', K.collection(ws, id), 'revision', 1)
 redis.call('UNLINK', K.documents_stale(ws, id))
-redis.call('SADD', K.vectors_left(), ARGV[5] .. live)
+redis.call('ZREM', K.vectors_left(), ARGV[5] .. fresh)
+redis.call('ZADD', K.vectors_left(), 0, ARGV[5] .. live)
 return 1
