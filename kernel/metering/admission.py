@@ -1,7 +1,7 @@
 """Admission in one process: requests spend what the meter has granted, or wait for it.
 
 An account holds the spare requests of one key. While it has some, a request costs no call. A busy one is refilled
-before it is empty, by as much as the last 50 ms asked for; a slow one has one to spare while it goes on. What was
+before it is empty, by as much as the last 0.2 s asked for; a slow one has one to spare while it goes on. What was
 spent is told within 100 ms, what is not spent within 10 s goes back. All accounts of a meter share its one call in
 flight: those that come meanwhile leave with the next. An ask that got no answer is sent again as it was, and
 settled once, so a meter that dies on the way loses nothing.
@@ -25,7 +25,7 @@ from kernel.storage.meter import Ask, Settled
 PATIENCE_S = 1.0
 """How long a request waits for the meter."""
 ANSWER_WITHIN_S = 2.0
-DEMAND_S = 0.05
+DEMAND_S = 0.2
 MOST_SPARE = 1_000
 KEEP_S = 10.0
 """How long spare requests are spent; the rest of the hold is for their way back."""
@@ -81,7 +81,7 @@ class Account:
     waiting: "deque[asyncio.Future[Standing]]" = field(default_factory=deque)
 
     def came(self, now: float) -> None:
-        """`demand` is how many came in the last 50 ms; older ones fade."""
+        """`demand` is how many came in the last 0.2 s; older ones fade."""
         self.demand = self._demand(now) + 1
         self.before_at, self.came_at = self.came_at, now
 
