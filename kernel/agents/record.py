@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import orjson
@@ -165,7 +165,8 @@ class AgentRecord:
     @property
     def etag(self) -> str:
         """With its quotes: what people change and the status, then what executions change."""
-        return f'{self._state}-{".".join(map(str, astuple(self.listed.stats)))}"'
+        stats = self.listed.stats
+        return f'{self._state}-{stats.executions}.{stats.completed}.{stats.failed}.{stats.timed_out}"'
 
     @property
     def _state(self) -> str:
