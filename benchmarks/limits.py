@@ -33,6 +33,8 @@ from configs.settings import Settings
 CONNECTIONS = 16
 WARM_UP = -1
 WORKSPACES = 1_000
+UNTIL_ALL_ARE_KNOWN_S = 10
+"""Each replica has then seen each workspace a few times."""
 CALLERS = 200
 HAMMER_S = 60
 KILL_EVERY_S = 5.0
@@ -121,9 +123,10 @@ def spread(installation: Installation, seconds: int, rounds: int) -> Iterator[Fi
         files = {"one": keys[:1], "many": keys}
         for name, some in files.items():
             _write_private(Path(folder, name), some)
+        url = f"{installation.url}/v1/me"
+        run_wrk(url, KEYS, {"REQ_KEYS": str(Path(folder, "many"))}, CONNECTIONS, UNTIL_ALL_ARE_KNOWN_S)
         for number in range(WARM_UP, rounds):
             order = sorted(files, reverse=number % 2 == 1)
-            url = f"{installation.url}/v1/me"
             environment = {name: {"REQ_KEYS": str(Path(folder, name))} for name in files}
             loads = {name: run_wrk(url, KEYS, environment[name], CONNECTIONS, seconds) for name in order}
             if number != WARM_UP:

@@ -72,8 +72,8 @@ class Account:
     until: float = 0.0
     spent: int = 0
     demand: float = 0.0
-    came_at: float = -math.inf
-    before_at: float = -math.inf
+    came_at: float = 0.0
+    gap_s: float = 0.0
     settled_at: float = 0.0
     last: Settled = NOTHING_YET
     ask: Ask | None = None
@@ -83,11 +83,11 @@ class Account:
     def came(self, now: float) -> None:
         """`demand` is how many came in the last 0.2 s; older ones fade."""
         self.demand = self._demand(now) + 1
-        self.before_at, self.came_at = self.came_at, now
+        self.gap_s, self.came_at = (now - self.came_at if self.came_at else 0.0), now
 
     def goal(self, now: float) -> int:
         """How many to hold ahead: none for one whose next request is not expected soon."""
-        if now - self.before_at > KEEP_S:
+        if self.gap_s > KEEP_S or now - self.came_at > KEEP_S:
             return 0
         return min(max(int(self._demand(now)) - 1, 1), MOST_SPARE)
 
@@ -159,7 +159,7 @@ class Admission:
     async def close(self) -> None:
         """Tells what was spent and gives back the rest, if the meter can be reached."""
         for account in self._accounts.values():
-            account.before_at = -math.inf
+            account.gap_s = math.inf
             if account.left or account.spent:
                 self._want(account)
         if tasks := [task for task in self._asking if task]:
