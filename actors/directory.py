@@ -11,13 +11,16 @@ import ray
 from ray.exceptions import RayError
 
 from actors.errands import ErrandWorker
+from actors.ingestion import IngestionHost
 from actors.meter import MeteringHost
 from actors.models import ModelWorker
 from actors.runner import RunnerHost
 from actors.supervisor import SupervisorHost
+from configs.settings import Settings
 from kernel.agents.flow import Resources
 from kernel.errors import CodexError, ProviderError, Unavailable
 from kernel.executions.placement import Errand, Piece
+from kernel.knowledge.run import Cluster
 from kernel.models.seam import ChatRequest, Finish, TextDelta
 from kernel.storage.meter import Ask, Settled
 
@@ -26,6 +29,7 @@ MODEL_WORKER = "model-worker"
 SUPERVISOR = "supervisor"
 RUNNER = "runner-"
 METER = "metering-"
+INGESTION = "ingestion"
 
 FOREVER: dict[str, Any] = {
     "namespace": NAMESPACE,
@@ -45,11 +49,19 @@ def connect() -> None:
 
 
 def start(meters: int) -> None:
-    """Starts the meters, the supervisor and with it the runners. Returns when a runner is ready for work."""
+    """Starts meters, supervisor and with it the runners, and ingestion. Returns when a runner is ready for work."""
     connect()
     started = [_start(MeteringHost, f"{METER}{lane}") for lane in range(meters)]
     started.append(_start(SupervisorHost, SUPERVISOR, RayFleet()))
+    started.append(_start(IngestionHost, INGESTION, INGESTION, ray_cluster))
     ray.get([actor.ready.remote() for actor in started])
+
+
+def ray_cluster(settings: Settings) -> Cluster:
+    """Imported where it is used: Ray Data takes memory that API replicas have no use for."""
+    from actors.bulk import RayCluster
+
+    return RayCluster(settings.ingestion)
 
 
 def here() -> str:
@@ -105,7 +117,11 @@ class RemoteMeter:
     async def settle(self, lane: int, asks: Sequence[Ask]) -> Sequence[Settled]:
         if lane not in self._actors:
             self._actors[lane] = await _asked(ray.get_actor, f"{METER}{lane}", NAMESPACE)
-        settled: Sequence[Settled] = await _answer(self._actors[lane].settle.remote(asks))
+        try:
+            settled: Sequence[Settled] = await _answer(self._actors[lane].settle.remote(asks))
+        except Unavailable:
+            self._actors.pop(lane, None)  # another may have been started under its name
+            raise
         return settled
 
 

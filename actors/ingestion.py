@@ -125,6 +125,7 @@ class Driver:
             run = await self.ingestion.begin(lease, self.cluster)
             self.held[lease.member].run = run
             await run.perform()
+            await self.ingestion.specs.forget(lease)
         except JobLost:
             log.info("job is not ours any more", job_id=lease.job_id)
         except Unavailable as error:

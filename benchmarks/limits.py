@@ -98,6 +98,17 @@ def _bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
 
+def all_of_them(seconds: int, rounds: int) -> Iterator[Figure]:
+    with Installation("limits").running() as one:
+        yield from metered(one, seconds, rounds)
+        yield from spread(one, seconds, rounds)
+        yield from slots(one, rounds)
+        yield from revoked(one, rounds)
+    with Installation("hammered", settings=THREE_REPLICAS).running() as three:
+        yield from hammer(three, kills=False)
+        yield from hammer(three, kills=True)
+
+
 def metered(installation: Installation, seconds: int, rounds: int) -> Iterator[Figure]:
     """By turns, every second round in turned order; ratios are of requests per second within a round."""
     _deploy_unmetered(installation)

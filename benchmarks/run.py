@@ -74,14 +74,7 @@ def get(context: typer.Context, seconds: Seconds = 5, rounds: Rounds = 4) -> Non
 @app.command("limits")
 def limits_(context: typer.Context, seconds: Seconds = 5, rounds: Rounds = 4) -> None:
     """What metering costs, and whether anybody gets more than their share, also while parts are killed."""
-    with Installation("limits").running() as one:
-        context.obj.keep("limits", limits.metered(one, seconds, rounds))
-        context.obj.keep("limits", limits.spread(one, seconds, rounds))
-        context.obj.keep("limits", limits.slots(one, rounds))
-        context.obj.keep("limits", limits.revoked(one, rounds))
-    with Installation("hammered", settings=limits.THREE_REPLICAS).running() as three:
-        context.obj.keep("limits", limits.hammer(three, kills=False))
-        context.obj.keep("limits", limits.hammer(three, kills=True))
+    context.obj.keep("limits", limits.all_of_them(seconds, rounds))
 
 
 @app.command()

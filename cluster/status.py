@@ -17,6 +17,10 @@ ACTORS = {
     "HAProxyManager": "haproxy-manager",
     "ProxyActor": "fallback-proxy",
     "IDLE": "idle-worker",
+    "MapBatches": "ingestion-worker",
+    "MapWorker": "ingestion-worker",
+    "_StatsActor": "data-statistics",
+    "_AutoscalingCoordinatorActor": "data-coordinator",
 }
 """Ray names a worker's process after the class of its actor; ours are turned into words as they are."""
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.settings import Settings
 from kernel.access.access import Access
@@ -25,13 +25,15 @@ from kernel.executions.placement import Here, Placement
 from kernel.executions.watch import Watch
 from kernel.ids import new_id
 from kernel.knowledge.chunking import cut
+from kernel.knowledge.collections import Collections
 from kernel.knowledge.ingestion import Ingestion
 from kernel.knowledge.jobs import Jobs
 from kernel.knowledge.parsing import Parsers
+from kernel.knowledge.search import Search
 from kernel.knowledge.sources import Surroundings
 from kernel.knowledge.spec import Specs
 from kernel.knowledge.uploads import Uploads
-from kernel.knowledge.work import Embedding, Tools
+from kernel.knowledge.work import Tools
 from kernel.metering.admission import Admission, Meter
 from kernel.metering.books import Books
 from kernel.metering.budgets import Budgets
@@ -68,6 +70,9 @@ from kernel.storage.usage import UsageStore
 from kernel.storage.usage_files import UsageFiles
 from kernel.storage.vectors import VectorStore
 
+if TYPE_CHECKING:
+    from kernel.models.embedding import Embedder  # brings numpy along
+
 LARGE_CONFIG = 16_384
 """Bytes of a flow's configs that are checked in the event loop at most: some 50 ms at worst."""
 
@@ -96,6 +101,8 @@ class Kernel:
     tickets: Tickets
     archivist: Archivist
     books: Books
+    collections: Collections
+    search: Search
     ingestion: Ingestion
 
     @classmethod
@@ -143,10 +150,13 @@ class Kernel:
     ) -> "Kernel":
         egress = Egress(settings.egress_allow, own=(settings.api.host, *settings.api.hosts))
         models = _models(settings, clock, store, egress, local)
-        node_types = registry(models, egress, sandbox)
+        objects = ObjectStore(settings.root / "objects")
+        vectors, embedder = VectorStore(settings.vectors.url), partial(_embedder, models, store)
+        collections = Collections(KnowledgeStore(store), vectors, models, objects, clock)
+        search = Search(collections, vectors, embedder, models)
+        node_types = registry(models, egress, sandbox, search)
         check_flow = partial(_check_flow, node_types, models)
         agents = Agents(store, clock, check_flow)
-        objects = ObjectStore(settings.root / "objects")
         execution_store, archive = ExecutionStore(store), Archive(store, objects)
         plans = Plans(settings.metering.plans, clock)
         lookup, tariff = Lookup(execution_store, archive), Tariff.load(settings.metering.prices)
@@ -182,7 +192,11 @@ class Kernel:
             tickets=Tickets(store),
             archivist=Archivist(execution_store, archive, clock, settings.retention),
             books=_books(settings, clock, store, objects, execution_store, archive, tariff),
-            ingestion=_ingestion(settings, clock, store, subscriptions, objects, egress, models),
+            collections=collections,
+            search=search,
+            ingestion=_ingestion(
+                settings, clock, store, subscriptions, objects, egress, models, collections.store, vectors
+            ),
         )
 
     def performer(self, place: str, placement: Placement | None = None) -> Performer:
@@ -238,34 +252,38 @@ def _ingestion(
     objects: ObjectStore,
     egress: Egress,
     models: Catalog,
+    collections: KnowledgeStore,
+    vectors: VectorStore,
 ) -> Ingestion:
     room = Room(settings.root, settings.store.min_free_mb, clock)
     uploads = Uploads(store, objects, clock, room)
-    jobs, collections = JobStore(store), KnowledgeStore(store)
+    jobs = JobStore(store)
 
     def around(workspace_id: str) -> Surroundings:
         return Surroundings(egress, settings.ingestion, partial(uploads.open, workspace_id), _credential)
 
-    def embedder(workspace_id: str, model_id: str) -> Embedding:
-        return models.embedder(model_id, Shelf(store, workspace_id))
-
     specs = Specs(jobs, collections, objects, around)
     return Ingestion(
         store=jobs,
-        jobs=Jobs(jobs, specs, objects, subscriptions, clock, room, settings.ingestion),
+        jobs=Jobs(jobs, specs, objects, subscriptions, clock, room, settings.ingestion, models.dimension),
         uploads=uploads,
         specs=specs,
         tools=Tools(
             parsers=Parsers(settings.ingestion),
             cut=cut,
-            embedder=embedder,
-            vectors=VectorStore(settings.vectors.url),
+            embedder=partial(_embedder, models, store),
+            vectors=vectors,
             manifest=jobs,
             stale=collections,
             clock=clock,
             settings=settings.ingestion,
         ),
     )
+
+
+def _embedder(models: Catalog, store: Store, workspace_id: str, model_id: str) -> "Embedder":
+    """A model, over what the workspace has had embedded before."""
+    return models.embedder(model_id, Shelf(store, workspace_id))
 
 
 async def _credential(credential_id: str) -> Mapping[str, str]:

@@ -7,6 +7,7 @@ from typing import Any
 import structlog
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kernel.errors import RateLimitError
 from kernel.ids import new_id
 from serve_apps.errors import respond
 from serve_apps.logging import REQUEST_ID
@@ -44,6 +45,8 @@ class Edge:
                 log.error("broken off", path=scope["path"], exc_info=error)
                 raise
             await respond(scope, error)(scope, receive, tagged)
+        if tagged.status == RateLimitError.status and "admitted" in scope:
+            scope["app"].state.kernel.admission.forgive(scope["principal"].key_id)
         log.debug("request", method=scope.get("method", "WS"), path=scope["path"], status=tagged.status)
 
 

@@ -123,7 +123,7 @@ def reason(error: Mapping[str, Any]) -> str:
 def field_path(location: Sequence[str | int], body: Any) -> str:
     """`("body", "flow", "nodes", 0, "id")` → `flow.nodes[0].id`.
 
-    Names of union members, which pydantic puts between, are left out: they are found by walking the body.
+    Names of union members, which pydantic puts between, are left out: walking the body, they lead nowhere.
     """
     where, *parts = location
     if where != "body":
@@ -133,7 +133,7 @@ def field_path(location: Sequence[str | int], body: Any) -> str:
         last = number == len(parts) - 1
         if isinstance(part, int):
             path, here = f"{path}[{part}]", _step(here, part)
-        elif isinstance(here, Mapping) and (part in here or last):
+        elif isinstance(here, Mapping) and (last or isinstance(here.get(part), Mapping | list)):
             path, here = f"{path}.{part}", here.get(part)
     return path.lstrip(".") or "body"
 

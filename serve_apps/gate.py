@@ -65,6 +65,7 @@ class Gate:
         scope["told"] = limits.headers(who.plan, standing, kernel.clock)
         if not standing.admitted:
             raise limits.refusal(standing)
+        scope["admitted"] = True
 
     def _count(self, clock: Clock, scope: Scope) -> None:
         self._bad_keys = self._bad_keys or BadKeys(clock)

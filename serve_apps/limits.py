@@ -38,8 +38,7 @@ def plan_header(plan: str) -> tuple[bytes, bytes]:
 @lru_cache(maxsize=1000)
 def _policy(limit: Limit) -> tuple[bytes, bytes]:
     burst, whole = limit.burst, math.ceil(limit.capacity / SECOND)
-    hourly = 3600 * SECOND // limit.emission
-    return b'"burst";q=%d;w=%d, "hour";q=%d;w=3600' % (burst, whole, hourly), b"%d" % burst
+    return b'"burst";q=%d;w=%d, "hour";q=%d;w=3600' % (burst, whole, limit.per_hour), b"%d" % burst
 
 
 def refusal(standing: Standing) -> RateLimitError:

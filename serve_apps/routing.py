@@ -1,6 +1,7 @@
 """A route that is strict before FastAPI looks: scope, query, body, and `Idempotency-Key` on every POST."""
 
 from collections.abc import Callable, Coroutine, Iterator
+from functools import partial
 from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl
@@ -17,6 +18,7 @@ from serve_apps import body
 from serve_apps.deps import authorize, caller, is_whole
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+Reader = Callable[[Request], Coroutine[Any, Any, None]]
 
 KEPT_HEADERS = ("content-type", "location", "etag", "cache-control")
 MAX_KEY = 255
@@ -43,11 +45,15 @@ class Route(APIRoute):
     def _needs_body(self) -> bool:
         return self.body_field is not None and self.body_field.field_info.is_required()
 
+    def body_reader(self) -> Reader:
+        """What reads the body, once, before it is known whether the request was answered already."""
+        wanted = self.body_field is not None
+        return partial(load_body, wanted=wanted, needed=self._needs_body, most=self._largest_body)
+
     def get_route_handler(self) -> Handler:
         handle, scopes = super().get_route_handler(), self.scopes
         known = frozenset(p.alias for part in _tree(self.dependant) for p in part.query_params)
-        writes, takes_body = bool(WRITES.intersection(self.methods or ())), self.body_field is not None
-        most, needs_body = self._largest_body, self._needs_body
+        writes, take_body = bool(WRITES.intersection(self.methods or ())), self.body_reader()
 
         async def strict(request: Request) -> Response:
             if scopes is not None:
@@ -55,7 +61,7 @@ class Route(APIRoute):
             if request.scope["query_string"]:
                 check_query(request.scope["query_string"], known)
             if writes:
-                await load_body(request, takes_body, needs_body, most)
+                await take_body(request)
                 if request.method == "POST" and "idempotency-key" in request.headers:
                     return await once(request, handle)
             return await handle(request)

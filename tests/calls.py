@@ -1,10 +1,12 @@
 """What surrounds a node in tests: the models there are, the real node types, and a call that remembers."""
 
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from kernel.errors import NodeError, RateLimitError
+from kernel.errors import NodeError, NotFound, RateLimitError
+from kernel.knowledge.search import Found
 from kernel.models.seam import ChatModel, ModelInfo, Tokens
 from kernel.nodes.contract import ModelUse
 from kernel.nodes.registry import registry
@@ -39,8 +41,15 @@ class Calls:
         return self.seen[key]
 
 
+class NoCollections:
+    """Has nothing to search in."""
+
+    async def of_one(self, *args: Any) -> Found:
+        raise NotFound("Collection not found")
+
+
 MODELS = KnownModels()
-TYPES = registry(MODELS, Egress(), Sandbox())
+TYPES = registry(MODELS, Egress(), Sandbox(), NoCollections())
 
 
 @dataclass
@@ -51,6 +60,8 @@ class RecordedCall:
     outputs: dict[str, Any] = field(default_factory=dict)
     tokens_left: int | None = None
     budget_usd: float | None = None
+    workspace_id: str = "ws_1"
+    collections: Collection[str] | None = None
     execution_id: str = "exec_1"
     node_id: str = "n1"
     attempt: int = 1
@@ -74,7 +85,7 @@ class RecordedCall:
     def used(self, use: ModelUse) -> None:
         self.uses.append(use)
 
-    def output_tokens_left(self) -> int | None:
+    def output_tokens_left(self, most_input: int = 0) -> int | None:
         if self.tokens_left == 0:
             raise RateLimitError("No tokens left", {"limit": "tokens"})
         return self.tokens_left

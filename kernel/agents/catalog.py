@@ -119,7 +119,7 @@ class Agents:
     async def validate(self, body: Any) -> Sequence[Problem]:
         """Everything wrong with a body for `create`; nothing is stored."""
         problems = schema_problems(AgentCreate, body)
-        unread = {problem.field.split(".")[0] for problem in problems} & {"flow", "input_schema"}
+        unread = {problem.field.split(".")[0] for problem in problems} & {"", "flow", "input_schema"}
         if unread or not isinstance(body, dict):
             return problems
         return [*problems, *await self._meaning(Flow.model_validate(body["flow"]), body.get("input_schema"))]

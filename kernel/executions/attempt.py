@@ -1,7 +1,7 @@
 """One node of one execution: its attempts, what it says while it runs, and what it came to."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,8 +32,10 @@ MAX_LOG_LINES = 200
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What all nodes of one execution share."""
+    """What all nodes of one execution share. collections: the only ones it may read; None is all."""
 
+    workspace_id: str
+    collections: Collection[str] | None
     execution_id: str
     context: Mapping[str, Any]
     journal: Journal
@@ -71,6 +73,14 @@ class NodeRun:
     started_at: int = 0
     logs: list[LogLine] = field(default_factory=list)
     uses: list[Use] = field(default_factory=list)
+
+    @property
+    def workspace_id(self) -> str:
+        return self.around.workspace_id
+
+    @property
+    def collections(self) -> Collection[str] | None:
+        return self.around.collections
 
     @property
     def execution_id(self) -> str:
@@ -111,10 +121,13 @@ class NodeRun:
                 cost=use.cost,
             )
         )
-        self.around.budget.spend(tokens.output, use.cost or 0.0)
+        self.around.budget.spend(use.cost or 0.0, tokens.input, tokens.output)
 
-    def output_tokens_left(self) -> int | None:
-        return self.around.budget.hold_tokens(self.node.id, len(self.around.running))
+    def output_tokens_left(self, most_input: int = 0) -> int | None:
+        budget, sharers = self.around.budget, len(self.around.running)
+        left = budget.hold_tokens(self.node.id, sharers)
+        of_day = budget.hold_day_tokens(self.node.id, sharers, most_input)
+        return min((one for one in (left, of_day) if one is not None), default=None)
 
     def admit_cost(self, worst_usd: float | None) -> None:
         self.around.budget.hold_cost(self.node.id, worst_usd)
@@ -171,12 +184,15 @@ class NodeRun:
             type=self.node.type.name,
             config=config.model_dump(mode="json", exclude_unset=True),
             context=self.context,
+            workspace_id=self.workspace_id,
+            collections=self.collections,
             execution_id=self.execution_id,
             node_id=self.node_id,
             attempt=self.attempt,
             idempotency_key=self.idempotency_key,
             tokens_left=budget.share_tokens(self.node.id, len(self.around.running)),
             cost_left=budget.share_cost(self.node.id, len(self.around.running)),
+            day_tokens_left=budget.share_day_tokens(self.node.id, len(self.around.running)),
         )
         begun_ms, done = None, None
         try:
@@ -203,7 +219,7 @@ class NodeRun:
     def _took(self, cpu_seconds: float, gpu_seconds: float) -> None:
         self.cpu_seconds += cpu_seconds
         self.gpu_seconds += gpu_seconds
-        self.around.budget.spend(0, self.around.tariff.machine(cpu_seconds, gpu_seconds))
+        self.around.budget.spend(self.around.tariff.machine(cpu_seconds, gpu_seconds))
 
     def _completed(self, outcome: Outcome, kept: Mapping[str, Any]) -> NodeEnd:
         self._line("info", f"Completed {self._label()}")

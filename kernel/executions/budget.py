@@ -14,15 +14,20 @@ class Budget:
     """`None` is no limit. What a call may use is set aside until it ends, so that calls side by side
     cannot pass the limit together.
 
-    cap: millionths of a USD that budgets of the workspace left when the execution was accepted.
+    cap: millionths of a USD that budgets of the workspace left when the execution was accepted; cap_tokens: what was
+    left then of the day's tokens, input and output.
     """
 
     max_tokens: int | None
     max_cost: float | None
     cap: int | None = None
+    cap_tokens: int | None = None
     tokens_spent: int = 0
+    """Output; what the day's tokens are bounded by counts the input too."""
+    all_tokens_spent: int = 0
     cost_spent: float = 0.0
     _tokens_held: dict[str, int] = field(default_factory=dict)
+    _all_tokens_held: dict[str, int] = field(default_factory=dict)
     _cost_held: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -35,11 +40,7 @@ class Budget:
         """Sets aside this call's share of the tokens that are left, which may be none."""
         if self.max_tokens is None:
             return None
-        held = sum(tokens for node, tokens in self._tokens_held.items() if node != node_id)
-        left = max(0, self.max_tokens - self.tokens_spent - held)
-        waiting = max(1, sharers - len(self._tokens_held.keys() - {node_id}))
-        self._tokens_held[node_id] = share = -(-left // waiting)
-        return share
+        return _share(self._tokens_held, node_id, sharers, self.max_tokens - self.tokens_spent)
 
     def hold_tokens(self, node_id: str, sharers: int) -> int | None:
         """The same. Raises RateLimitError when nothing is left."""
@@ -51,6 +52,25 @@ class Budget:
                 retryable=False,
             )
         return share
+
+    def share_day_tokens(self, node_id: str, sharers: int) -> int | None:
+        """Sets aside this call's share, for input and output, of what is left of the day's tokens."""
+        if self.cap_tokens is None:
+            return None
+        return _share(self._all_tokens_held, node_id, sharers, self.cap_tokens - self.all_tokens_spent)
+
+    def hold_day_tokens(self, node_id: str, sharers: int, most_input: int) -> int | None:
+        """The same; what it leaves for output beside that much input. Raises RateLimitError when that is nothing."""
+        share = self.share_day_tokens(node_id, sharers)
+        if share is None:
+            return None
+        if share - most_input < 1:
+            raise RateLimitError(
+                f"The next call could pass the {self.cap_tokens} tokens that were left of this UTC day's",
+                {"limit": "tokens", "max": self.cap_tokens},
+                retryable=False,
+            )
+        return share - most_input
 
     def share_cost(self, node_id: str, sharers: int) -> float | None:
         """Sets aside this call's share of the USD that are left."""
@@ -74,14 +94,16 @@ class Budget:
             )
         self._cost_held[node_id] = worst
 
-    def spend(self, output_tokens: int, cost: float) -> None:
+    def spend(self, cost: float, input_tokens: int = 0, output_tokens: int = 0) -> None:
         """A call was billed, or a machine was used."""
         self.tokens_spent += output_tokens
+        self.all_tokens_spent += input_tokens + output_tokens
         self.cost_spent += cost
 
     def release(self, node_id: str) -> None:
         """An attempt has ended: what it set aside and did not spend is free again."""
         self._tokens_held.pop(node_id, None)
+        self._all_tokens_held.pop(node_id, None)
         self._cost_held.pop(node_id, None)
 
     def _over(self, reason: str) -> RateLimitError:
@@ -93,3 +115,11 @@ class Budget:
             {"limit": "budget", "max": self.limit},
             retryable=False,
         )
+
+
+def _share(held: dict[str, int], node_id: str, sharers: int, left: int) -> int:
+    """Of what is left, an equal part for each node that has set nothing aside; it is set aside."""
+    others = held.keys() - {node_id}
+    free = max(0, left - sum(held[node] for node in others))
+    held[node_id] = share = -(-free // max(1, sharers - len(others)))
+    return share

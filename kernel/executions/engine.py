@@ -54,9 +54,9 @@ class Engine:
         done = {node_id: record for node_id, record in journal.items() if record.status != "running"}
         self.records.update(done)
         for record in (record for record in journal.values() if not record.reused):
-            self._around.budget.spend(0, record.machine_cost)
+            self._around.budget.spend(record.machine_cost)
             for use in record.uses:
-                self._around.budget.spend(use.output, use.cost or 0.0)
+                self._around.budget.spend(use.cost or 0.0, use.input, use.output)
         for node_id in self._graph.nodes:
             if node_id in done:
                 record = done[node_id]

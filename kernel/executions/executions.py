@@ -57,7 +57,7 @@ class Executions:
                 agent_version=version,
                 input=order.input,
                 options=order.options,
-                created_by=who.key_id,
+                **_behind(who),
             )
             try:
                 expected = "" if order.options.version else version
@@ -80,7 +80,7 @@ class Executions:
             flow=flow.model_dump(mode="json"),
             input=order.input,
             options=order.options,
-            created_by=who.key_id,
+            **_behind(who),
         )
         return await self._create(who, spec, "", wait, idempotency_record)
 
@@ -102,7 +102,7 @@ class Executions:
         old = Spec.model_validate_json(stored.record["spec"])
         if old.agent_id is None:
             who.require("agents:write")
-        spec = old.model_copy(update={"created_by": who.key_id, "retry_of": execution_id})
+        spec = old.model_copy(update=_behind(who) | {"retry_of": execution_id})
         new = new_id("exec")
         journal = await self._reusable(who.workspace_id, stored, new) if start == "failed" else {}
         return await self._create(who, spec, "", False, idempotency_record, new, journal)
@@ -250,6 +250,12 @@ class Executions:
                 )
             kept[node_id] = record.model_copy(update=update).encode()
         return kept
+
+
+def _behind(who: Principal) -> dict[str, Any]:
+    """Of a spec: the key, and what it reaches."""
+    only = None if who.collections is None else tuple(sorted(who.collections))
+    return {"created_by": who.key_id, "collections": only}
 
 
 def _bound(moment_ms: int | None) -> str:

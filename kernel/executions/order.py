@@ -66,4 +66,6 @@ class Spec(BaseModel):
     input: Any
     options: Options
     created_by: str
+    collections: tuple[str, ...] | None = None
+    """The only ones that the key behind it reaches."""
     retry_of: str | None = None

@@ -120,10 +120,12 @@ class Performer:
     async def _made(self, claim: Claim, spec: Spec, journal: Journal) -> Engine:
         values: dict[str, Any] = {}
         around = Surroundings(
+            workspace_id=claim.workspace_id,
+            collections=spec.collections,
             execution_id=claim.execution_id,
             context={"input": spec.input, "nodes": values, "execution": {"id": claim.execution_id}},
             journal=journal,
-            budget=Budget(spec.options.max_tokens, spec.options.max_cost, claim.cap),
+            budget=Budget(spec.options.max_tokens, spec.options.max_cost, claim.cap, claim.cap_tokens),
             tariff=self.tariff,
             clock=self.clock,
             placed_on=self.placed_on,

@@ -5,7 +5,7 @@ The seam is here; `actors/directory.py` fills it with Ray. What goes over are fr
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,17 +16,21 @@ from kernel.nodes.contract import ModelUse, NodeType, Outcome
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One attempt at one node, to be run elsewhere. `tokens_left` and `cost_left`: None is no limit."""
+    """One attempt at one node, to be run elsewhere. `tokens_left` (output), `day_tokens_left` (input and output) and
+    `cost_left`: None is no limit."""
 
     type: str
     config: Mapping[str, Any]
     context: Mapping[str, Any]
+    workspace_id: str
+    collections: Collection[str] | None
     execution_id: str
     node_id: str
     attempt: int
     idempotency_key: str
     tokens_left: int | None
     cost_left: float | None
+    day_tokens_left: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,7 @@ class ErrandCall:
 
     def __init__(self, errand: Errand, say: Callable[[Said | Used], None]):
         self._errand, self._say = errand, say
+        self.workspace_id, self.collections = errand.workspace_id, errand.collections
         self.execution_id, self.node_id = errand.execution_id, errand.node_id
         self.attempt, self.idempotency_key = errand.attempt, errand.idempotency_key
         self.context = errand.context
@@ -90,8 +95,10 @@ class ErrandCall:
     def used(self, use: ModelUse) -> None:
         self._say(Used(use))
 
-    def output_tokens_left(self) -> int | None:
-        left = self._errand.tokens_left
+    def output_tokens_left(self, most_input: int = 0) -> int | None:
+        left, of_day = self._errand.tokens_left, self._errand.day_tokens_left
+        if of_day is not None:
+            left = of_day - most_input if left is None else min(left, of_day - most_input)
         if left is not None and left < 1:
             raise RateLimitError("The execution has used its output tokens", {"limit": "tokens"}, None, False)
         return left

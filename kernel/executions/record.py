@@ -86,6 +86,8 @@ class Totals(BaseModel):
     by_model: dict[str, dict[str, int]] = Field(default_factory=dict)
     costs: dict[str, float | None] = Field(default_factory=dict)
     """USD by model, not rounded; None is unknown."""
+    known_cost: float = 0.0
+    """USD of what is known of the cost, not rounded."""
 
     @classmethod
     def of(cls, nodes: Mapping[str, NodeRecord]) -> "Totals":
@@ -96,6 +98,7 @@ class Totals(BaseModel):
         return cls(
             tokens_used=sum(node.tokens for node in own),
             cost=total_cost(own),
+            known_cost=sum(cost for cost in _costs(own) if cost is not None),
             cpu_ms=round(1000 * sum(node.cpu_seconds for node in own)),
             gpu_ms=round(1000 * sum(node.gpu_seconds for node in own)),
             by_model={model: _tokens(uses) for model, uses in by_model.items()},
@@ -103,21 +106,26 @@ class Totals(BaseModel):
         )
 
     def spent(self) -> bytes:
-        """What is counted of it: tokens, cost, CPU and GPU ms, and by model tokens and cost; empty when it is all
-        zero. Costs are in millionths of a USD."""
+        """What is counted of it: tokens, cost (of one that is not known, under `k`, what is known), CPU and GPU ms, and
+        by model tokens and cost; empty when it is all zero. Costs are in millionths of a USD."""
         models = {
             model: [tokens["input"] + tokens["output"], _micro(self.costs[model])]
             for model, tokens in self.by_model.items()
         }
         counts = {"t": self.tokens_used, "c": _micro(self.cost), "p": self.cpu_ms, "g": self.gpu_ms}
+        counts |= {"k": micro(self.known_cost)} if self.cost is None else {}
         return orjson.dumps(counts | {"m": models}) if any(count != 0 for count in counts.values()) else b""
 
 
 def total_cost(nodes: Iterable[NodeRecord]) -> float | None:
     """USD of model calls and machines; None as soon as one price is unknown: that makes the sum unknown."""
-    costs = [cost for node in nodes for cost in (node.machine_cost, *(use.cost for use in node.uses))]
-    total = _sum(costs)
+    total = _sum(_costs(nodes))
     return None if total is None else round(total, 6)
+
+
+def _costs(nodes: Iterable[NodeRecord]) -> list[float | None]:
+    """Of all their machines and model calls."""
+    return [cost for node in nodes for cost in (node.machine_cost, *(use.cost for use in node.uses))]
 
 
 def _sum(costs: Iterable[float | None]) -> float | None:

@@ -15,7 +15,7 @@ from kreuzberg import ConcurrencyConfig, ExtractionConfig, ExtractionResult, Pag
 from kreuzberg.exceptions import KreuzbergError
 
 from kernel.knowledge.contract import DocumentError, Part
-from kernel.knowledge.kinds import NAMES, Kind
+from kernel.knowledge.kinds import MAIN_PARTS, NAMES, Kind
 from kernel.knowledge.plain import Piece, assembled, sections
 
 MAX_ENTRIES = 10_000
@@ -24,12 +24,6 @@ MAX_RATIO = 200
 UNSUSPICIOUS = 16 * 2**20
 """Bytes that may come of any container, however well it is packed."""
 
-_MAIN_PART: Mapping[Kind, str] = {
-    "docx": "word/document.xml",
-    "pptx": "ppt/presentation.xml",
-    "xlsx": "xl/workbook.xml",
-    "epub": "META-INF/container.xml",
-}
 _MEDIA_TYPE: Mapping[Kind, str] = {
     "pdf": "application/pdf",
     "docx": "application/vnd.openxmlformats-officedocument.wordprocessingml.document",
@@ -60,6 +54,8 @@ def read(kind: Kind, data: bytes) -> list[Part]:
         )
         return assembled(_slides(_extracted(kind, texts, paging).content, mark))
     parts = sections(_extracted(kind, texts).content)
+    if kind == "epub":
+        return assembled((part.text, None, part.heading) for part in parts)
     return assembled((_plain(part.text), None, part.heading and _plain(part.heading)) for part in parts)
 
 
@@ -103,7 +99,7 @@ def _slides(text: str, mark: str) -> Iterator[Piece]:
 
 
 def _plain(text: str) -> str:
-    """Markdown of the library without its backslashes, with the characters that were hidden from it."""
+    """Markdown of the library without its backslashes (a book's has none), and with what was hidden from it."""
     return _ESCAPE.sub(r"\1", text).translate(_BACK)
 
 
@@ -120,13 +116,13 @@ def repacked(kind: Kind, data: bytes) -> bytes:
 
 
 def _texts(kind: Kind, packed: ZipFile, size: int) -> Iterator[tuple[str, bytes]]:
-    entries = packed.infolist()
+    entries = {entry.filename: entry for entry in packed.infolist()}
     if len(entries) > MAX_ENTRIES:
         raise DocumentError(f"The document has more than {MAX_ENTRIES:,} parts")
-    if _MAIN_PART[kind] not in packed.NameToInfo:
+    if MAIN_PARTS[kind] not in entries:
         raise DocumentError(f"The document is not {NAMES[kind]}, although it is called one")
     room = min(MAX_UNPACKED, max(UNSUSPICIOUS, MAX_RATIO * size))
-    for entry in _wanted(packed.NameToInfo.values()):
+    for entry in _wanted(entries.values()):
         text = _unpacked(packed, entry, room)
         room -= len(text)
         _refuse_entities(kind, text)

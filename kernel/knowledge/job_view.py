@@ -7,6 +7,7 @@ import orjson
 
 from kernel.clock import rfc3339
 from kernel.knowledge.spec import Spec
+from kernel.storage.jobs import Shown
 
 Status = Literal["queued", "running", "completed", "completed_with_errors", "failed", "cancelled"]
 
@@ -54,8 +55,9 @@ def links(job_id: str) -> dict[str, str]:
     }
 
 
-def shown_document(note: bytes) -> dict[str, Any]:
-    return {name: value for name, value in orjson.loads(note).items() if name != "found"}
+def shown_document(note: bytes, outcome: Shown) -> dict[str, Any]:
+    shown = {name: value for name, value in orjson.loads(note).items() if name != "found"}
+    return shown | {"status": outcome}
 
 
 def is_terminal(body: bytes) -> bool:

@@ -1,6 +1,6 @@
 """Ingestion jobs as callers have them: order, look, follow, cancel, try again."""
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
@@ -53,7 +53,7 @@ class Asker:
 
 @dataclass(frozen=True, slots=True)
 class Jobs:
-    """What is ordered for a collection that is gone raises NotFound, also when it goes meanwhile."""
+    """dimension: of the vectors that a model makes. What is ordered for a collection that is gone raises NotFound."""
 
     store: JobStore
     specs: Specs
@@ -62,6 +62,7 @@ class Jobs:
     clock: Clock
     room: Room
     settings: Settings
+    dimension: Callable[[str], int]
 
     async def start(self, asker: Asker, collection_id: str, order: IngestOrder) -> str:
         """Accepts a job durably; returns its id. Raises ValidationError, RateLimitError, Unavailable."""
@@ -73,7 +74,9 @@ class Jobs:
         return await self._create(asker, collection_id, spec, self._size(documents, texts))
 
     async def write(self, asker: Asker, collection_id: str, documents: Sequence[WrittenDocument]) -> str:
-        """The same for documents that a program writes. Their vectors must fit (`WrittenDocument.problem`)."""
+        """The same for documents that a program writes; of those with the same id the last counts."""
+        await self._check_vectors(asker.workspace_id, collection_id, documents)
+        documents = list({one.id: one for one in documents}.values())
         job_id, lines = new_id("job"), in_lines(documents)
         path = f"{_files(asker.workspace_id, collection_id, job_id)}/documents"
         await self.objects.put(path, lines)
@@ -102,15 +105,16 @@ class Jobs:
         """The API's shape, with the first errors. Raises NotFound."""
         record = await self._record(workspace_id, job_id)
         notes, _ = await self.store.documents(workspace_id, job_id, "failed", 0, SHOWN_ERRORS)
-        errors = {"errors": [shown_document(note) for note in notes]}
-        return shown(job_id, record, self.clock.now_ms()) | errors
+        errors = [shown_document(note, "failed") for note in notes]
+        return shown(job_id, record, self.clock.now_ms()) | {"errors": errors}
 
     async def collection_of(self, workspace_id: str, job_id: str) -> str:
         """Raises NotFound."""
         return (await self._record(workspace_id, job_id))["collection"].decode()
 
     async def list(self, workspace_id: str, collection_id: str, query: PageQuery) -> Page[dict[str, Any]]:
-        """Newest first."""
+        """Newest first. Raises NotFound."""
+        await self.specs.check_collection(workspace_id, collection_id)
         page = await self.store.page(workspace_id, collection_id, query, FIELDS)
         now = self.clock.now_ms()
         items = [shown(row["id"].decode(), row, now) for row in page.items]
@@ -126,7 +130,7 @@ class Jobs:
         for one in (outcome,) if outcome else ORDER:
             room = query.limit - len(items)
             notes, count = await self.store.documents(workspace_id, job_id, one, skip, room)
-            items += [shown_document(note) | {"status": one} for note in notes]
+            items += [shown_document(note, one) for note in notes]
             total, skip = total + count, max(0, skip - count)
         return Page(items, total, None, False)
 
@@ -188,6 +192,17 @@ class Jobs:
                 problems.append(Problem(f"sources[{number}].location", reason))
         if problems:
             raise ValidationError.of("Invalid sources", problems)
+
+    async def _check_vectors(
+        self, workspace_id: str, collection_id: str, documents: Sequence[WrittenDocument]
+    ) -> None:
+        """Raises NotFound, ValidationError for all documents whose vectors do not fit the collection's."""
+        model = await self.specs.model(workspace_id, collection_id)
+        dimension = self.dimension(model)
+        found = [(number, one.problem(dimension)) for number, one in enumerate(documents)]
+        problems = [Problem(f"documents[{number}].{one[0]}", one[1]) for number, one in found if one]
+        if problems:
+            raise ValidationError.of("Invalid documents", problems)
 
     async def _record(self, workspace_id: str, job_id: str) -> dict[str, bytes]:
         record = await self.store.read(workspace_id, job_id) if is_id("job", job_id) else None

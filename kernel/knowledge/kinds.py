@@ -17,6 +17,14 @@ NAMES: Mapping[Kind, str] = {
 }
 """The kinds that are not text, as they are called."""
 
+MAIN_PARTS: Mapping[Kind, str] = {
+    "docx": "word/document.xml",
+    "pptx": "ppt/presentation.xml",
+    "xlsx": "xl/workbook.xml",
+    "epub": "META-INF/container.xml",
+}
+"""What a ZIP container of the kind must hold."""
+
 _EXTENSIONS: Mapping[str, Kind] = {
     **dict.fromkeys(("html", "htm", "xhtml"), "html"),
     **dict.fromkeys(("xml", "svg", "rss", "atom"), "xml"),
@@ -45,12 +53,6 @@ _MEDIA_TYPES: Mapping[str, Kind] = {
     "text/csv": "text",
 }
 _SUFFIXES: Mapping[str, Kind] = {"xml": "xml", "json": "json"}
-_MAIN_PARTS: Mapping[bytes, Kind] = {
-    b"word/document.xml": "docx",
-    b"ppt/presentation.xml": "pptx",
-    b"xl/workbook.xml": "xlsx",
-    b"META-INF/container.xml": "epub",
-}
 
 _ZIP, _OLE, _PDF = b"PK\x03\x04", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", b"%PDF-"
 _RTF = b"{\\rtf"
@@ -89,7 +91,7 @@ def _sniffed(data: bytes) -> Kind:
     if _is_pdf(data):
         return "pdf"
     if data.startswith(_ZIP):
-        return next((kind for part, kind in _MAIN_PARTS.items() if part in data), "text")
+        return next((kind for kind, part in MAIN_PARTS.items() if part.encode() in data), "text")
     start = data[:_SNIFFED].lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
         return "html"

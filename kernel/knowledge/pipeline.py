@@ -59,7 +59,9 @@ class _Batch:
         self._reader, self._writer = Reader(tools, order), Writer(tools, order)
 
     async def run(self) -> list[DocumentDone]:
-        every = {self._id(one): one for one in self._block.listed}
+        every: dict[str, Listed] = {}
+        for one in self._block.listed:
+            every.setdefault(self._id(one), one)
         todo: Mapping[str, Listed] = every
         settled: dict[str, Settled] = {}
         for _ in range(MOST_CLASHES):

@@ -16,21 +16,22 @@ BOMS = (
     (b"\xfe\xff", "utf-16-be"),
 )
 CHARSET = re.compile(
-    r"(?:windows-125[0-8]|iso-8859-(?:[1-9]|1[0-6])|latin1|koi8-[ru]|cp866|macintosh"
-    r"|shift[-_]jis|euc-(?:jp|kr)|iso-2022-jp|gb2312|gbk|gb18030|big5|utf-16(?:[lb]e)?)"
+    r"(?:windows-125[0-8]|iso-8859-(?:[1-9]|1[013-6])|latin1|koi8-[ru]|cp866|macintosh"
+    r"|shift[-_]jis|euc-(?:jp|kr)|gb2312|gbk|gb18030|big5|utf-16(?:[lb]e)?)"
 )
 """Charsets that are believed when a sender names them; Python knows codecs that are none."""
 
 CONTROLS = bytes(byte for byte in range(32) if byte not in b"\t\n\f\r") + b"\x7f"
+BINARY = CONTROLS.translate(None, b"\b\v\x1b")
 HIGH = bytes(range(128, 256))
 MAX_TEXT = 64 * 2**20
 """Bytes of text that one document may come to."""
 
 MAX_HEADING = 256
 MAX_CONTROLS = 0.01
-"""Share of control characters above which something is no text."""
+"""Share of such control characters as terminals do not know, above which something is no text."""
 
-_CONTROL = re.compile("[" + re.escape(CONTROLS.decode()) + "]+")
+_CONTROL, _BINARY = (re.compile(f"[{re.escape(some.decode())}]+") for some in (CONTROLS, BINARY))
 _MARKS = re.compile(
     r"\n {0,3}(?:(?P<fence>`{3,}|~{3,})|#{1,6}[ \t]+(?P<title>.*)|(?:={2,}|-{3,})[ \t]*(?=\n|\Z))"
 )
@@ -69,12 +70,10 @@ def decode(data: bytes, charset: str = "") -> str:
             return _tidy(data[len(mark) :].decode(encoding, "replace"))
     if b"\0" in data and (wide := _wide(data)):
         return _tidy(data.decode(wide, "replace"))
-    clean = data.translate(None, CONTROLS)
     if CHARSET.fullmatch(charset) and not _is_utf8(data):
         return _tidy(data.decode(charset, "replace"))
-    if len(data) - len(clean) > MAX_CONTROLS * len(data):
-        raise DocumentError("The document is not text")
-    return _unix(_guessed(clean))
+    _require_few(len(data) - len(data.translate(None, BINARY)), len(data))
+    return _unix(_guessed(data.translate(None, CONTROLS)))
 
 
 def _is_utf8(data: bytes) -> bool:
@@ -105,10 +104,13 @@ def _wide(data: bytes) -> str | None:
 
 
 def _tidy(text: str) -> str:
-    clean = _CONTROL.sub("", text)
-    if len(text) - len(clean) > MAX_CONTROLS * len(text):
+    _require_few(len(text) - len(_BINARY.sub("", text)), len(text))
+    return _unix(_CONTROL.sub("", text))
+
+
+def _require_few(controls: int, of: int) -> None:
+    if controls > MAX_CONTROLS * of:
         raise DocumentError("The document is not text")
-    return _unix(clean)
 
 
 def _unix(text: str) -> str:
@@ -171,9 +173,8 @@ def _title(line: str) -> str:
     """Without the `##` that may close it; that of `C#` stays."""
     title = line.strip()
     bare = title.rstrip("#")
-    if bare != title and not bare.rstrip() == bare != "":
-        title = bare.rstrip()
-    return title[:MAX_HEADING]
+    is_closed = bare != title and (not bare or bare[-1].isspace())
+    return (bare.rstrip() if is_closed else title)[:MAX_HEADING]
 
 
 def assembled(pieces: Iterable[Piece]) -> list[Part]:

@@ -143,7 +143,7 @@ class Reader:
 
 
 def failed(document: str, listed: Listed, reason: str) -> Settled:
-    found = listed.encode()
+    found = orjson.dumps(listed.told())
     kept = found if len(found) <= MOST_FOUND_BYTES else b""
     return Settled(document, "failed", _note(document, listed, reason=reason), found=kept)
 

@@ -9,11 +9,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 from kernel.clock import rfc3339
 from kernel.errors import Problem
 from kernel.shape import Shape
+from kernel.storage.chunks import Metric, place
 from kernel.storage.knowledge import StoredCollection
-from kernel.storage.vectors import Metric, place
 from kernel.text import clean_text, refuse_null
 
-DEFAULT_MODEL = "wordllama-256"
 CHUNK_SIZE, CHUNK_OVERLAP = 1000, 200
 MIN_CHUNK, MAX_CHUNK, MAX_CHUNK_TOKENS = 50, 8000, 2000
 """No chunk may be larger than what a row of the vector store holds."""
@@ -38,7 +37,7 @@ class CollectionCreate(Shape):
 
     name: CollectionName
     description: Description = ""
-    embedding_model: Model = DEFAULT_MODEL
+    embedding_model: Model | None = Field(None, description="by default the first of GET /models that embeds")
     chunk_size: ChunkSize = CHUNK_SIZE
     chunk_overlap: ChunkOverlap | None = Field(
         None, description=f"by default {CHUNK_OVERLAP}, and a fifth of a chunk_size up to that"
@@ -46,7 +45,7 @@ class CollectionCreate(Shape):
     chunk_unit: Unit = "characters"
     metric: Metric = "cosine"
 
-    _not_null = field_validator("chunk_overlap", mode="before")(refuse_null)
+    _not_null = field_validator("embedding_model", "chunk_overlap", mode="before")(refuse_null)
 
 
 class CollectionPatch(Shape):
@@ -77,7 +76,9 @@ class Making(BaseModel):
     def problems(self) -> list[Problem]:
         found = []
         if self.chunk_overlap >= self.chunk_size:
-            found.append(Problem("chunk_overlap", f"must be less than chunk_size, which is {self.chunk_size}"))
+            found.append(
+                Problem("chunk_overlap", f"must be less than chunk_size, which is {self.chunk_size}")
+            )
         if self.chunk_unit == "tokens" and self.chunk_size > MAX_CHUNK_TOKENS:
             found.append(Problem("chunk_size", f"must be at most {MAX_CHUNK_TOKENS} tokens"))
         return found
@@ -92,11 +93,14 @@ class Item(Making):
     updated_at: int
 
     @classmethod
-    def of(cls, order: CollectionCreate, now_ms: int) -> "Item":
-        given = order.model_dump(exclude={"chunk_overlap"})
+    def of(cls, order: CollectionCreate, default_model: str, now_ms: int) -> "Item":
+        given = order.model_dump(exclude={"chunk_overlap", "embedding_model"})
         default = CHUNK_OVERLAP if order.chunk_size > CHUNK_OVERLAP else order.chunk_size // 5
         overlap = default if order.chunk_overlap is None else order.chunk_overlap
-        return cls(**given, chunk_overlap=overlap, created_at=now_ms, updated_at=now_ms)
+        model = order.embedding_model or default_model
+        return cls(
+            **given, embedding_model=model, chunk_overlap=overlap, created_at=now_ms, updated_at=now_ms
+        )
 
     def patched(self, patch: CollectionPatch) -> "Item":
         return self.model_copy(update=patch.model_dump(exclude_unset=True))

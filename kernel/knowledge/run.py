@@ -29,8 +29,8 @@ HERE = 10
 PATIENCE_S = 600.0
 """A job that gets nowhere for so long fails."""
 PAUSE_S = 2.0
-WAITS_S = (0.2, 0.6, 1.5, 3.0)
-"""Between the tries to write a job's end."""
+WAITS_S = (0.2, 0.6, 1.5, 3.0, 6.0, 12.0)
+"""Between the tries to do what comes after the blocks."""
 
 How = Callable[[Sequence[Block]], Awaitable[Sequence[Block]]]
 """Works blocks off; returns those that are to be run again."""
@@ -45,7 +45,7 @@ class Cluster(Protocol):
         ...
 
     async def work(self, lease: Lease, blocks: Sequence[Block]) -> set[int]:
-        """The numbers of those that are to be run again. Raises JobLost, Unavailable."""
+        """The numbers of those that are to be run again. Raises JobLost."""
         ...
 
 
@@ -72,6 +72,7 @@ class Run:
     _number: int = field(default=0)
     _documents: int = field(default=0)
     _bytes: int = field(default=0)
+    _moved: bool = field(default=False)
     _seen: Seen = field(default_factory=Seen)
 
     @property
@@ -102,9 +103,7 @@ class Run:
             listed = await self.listing.take(self.window)
         if self.listing.problems:
             raise _unlisted(self.listing.problems)
-        if self.sync:
-            await self._drop_gone()
-        await Writer(self.tools, self.order).clear()
+        await patiently(WAITS_S, self._tidy)
 
     @property
     def window(self) -> int:
@@ -140,9 +139,12 @@ class Run:
 
     async def _taken_in(self, block: Block) -> bool:
         try:
+            if self._moved:
+                self.order = replace(self.order, place=await self.opening.place(self.lease))
+                self._moved = False
             await ingest_batch(self.tools, self.order, block)
         except VectorsMoved:
-            self.order = replace(self.order, place=await self.opening.place(self.lease))
+            self._moved = True
             return False
         except CodexError as error:
             if not error.can_retry:
@@ -155,8 +157,14 @@ class Run:
         again = await self.cluster.work(self.lease, blocks)
         return [block for block in blocks if block.number in again]
 
+    async def _tidy(self) -> None:
+        """Takes out what is gone, first out of sight, then its chunks; also those that others have left over."""
+        if self.sync:
+            await self._drop_gone()
+        await Writer(self.tools, self.order).clear()
+
     async def _drop_gone(self) -> None:
-        """Takes documents of these sources out that they did not list: first out of sight, then their chunks."""
+        """Takes documents of these sources out that they did not list."""
         lease, listed, keys = self.lease, self._seen.close(), set(self.order.keys)
         async for entries in self.jobs.manifest(lease.workspace_id, lease.collection_id):
             gone = []
@@ -175,7 +183,7 @@ class Run:
             (document, text, orjson.dumps({"document_id": document, "location": entry["location"]}))
             for document, text, entry in gone
         ]
-        await patiently(WAITS_S, self.jobs.drop, self.lease, self._now(), rows)
+        await self.jobs.drop(self.lease, self._now(), rows)
 
 
 def _unlisted(problems: Mapping[int, str]) -> ValidationError:

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from kernel.errors import NotFound
 from kernel.knowledge.contract import Found, Source
 from kernel.knowledge.listing import Walk
+from kernel.knowledge.record import CollectionRecord
 from kernel.knowledge.sources import SourceEntry, Surroundings, open_source
 from kernel.knowledge.work import Listed, Order, Place
 from kernel.knowledge.written import WrittenEntry, WrittenSource
 from kernel.storage.jobs import JobStore, Lease
 from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.objects import ObjectStore
-from kernel.storage.vectors import place as vectors_at
 
 INLINE_BYTES = 32_768
 """An order up to this size is stored in the job's record, a larger one beside it."""
@@ -93,20 +93,38 @@ class Specs:
         sources = [self._source(entry, around) for entry in entries]
         return spec, Order(lease, await self.place(lease), sources, [key_of(entry) for entry in spec.sources])
 
+    async def forget(self, lease: Lease) -> None:
+        """Deletes what a job was given, once it has completed and there is nothing to try again."""
+        if await self.jobs.status(lease.workspace_id, lease.job_id) == "completed":
+            place = folder(lease.workspace_id, lease.collection_id, "jobs")
+            await self.objects.delete_folder(f"{place}/{lease.job_id}")
+
+    async def check_collection(self, workspace_id: str, collection_id: str) -> None:
+        """Raises NotFound when there is none."""
+        await self._record(workspace_id, collection_id)
+
+    async def model(self, workspace_id: str, collection_id: str) -> str:
+        """The embedding model of a collection. Raises NotFound."""
+        return (await self._record(workspace_id, collection_id)).item.embedding_model
+
     async def place(self, lease: Lease) -> Place:
         """Raises NotFound when the collection is gone."""
-        stored = await self.collections.collection(lease.workspace_id, lease.collection_id)
+        record = await self._record(lease.workspace_id, lease.collection_id)
+        item = record.item
+        return Place(
+            vectors=record.vectors,
+            live=str(record.stored.live),
+            model=item.embedding_model,
+            chunk_size=item.chunk_size,
+            chunk_overlap=item.chunk_overlap,
+            chunk_unit=item.chunk_unit,
+        )
+
+    async def _record(self, workspace_id: str, collection_id: str) -> CollectionRecord:
+        stored = await self.collections.collection(workspace_id, collection_id)
         if stored is None:
             raise NotFound("Collection not found")
-        item = orjson.loads(stored.item)
-        return Place(
-            vectors=vectors_at(stored.id, stored.live),
-            live=str(stored.live),
-            model=item["embedding_model"],
-            chunk_size=item["chunk_size"],
-            chunk_overlap=item["chunk_overlap"],
-            chunk_unit=item["chunk_unit"],
-        )
+        return CollectionRecord.of(stored)
 
     def walk(self, spec: Spec, order: Order) -> Walk:
         """The documents of a source: those that it lists, or those of them that failed before."""
@@ -116,11 +134,13 @@ class Specs:
 
     async def _failed(self, workspace_id: str, job_id: str, source: int) -> AsyncIterator[Found]:
         for start in range(0, MOST_KEPT, NOTES):
-            notes, _ = await self.jobs.documents(workspace_id, job_id, "failed", start, NOTES)
+            notes, total = await self.jobs.documents(workspace_id, job_id, "failed", start, NOTES)
             for note in notes:
-                listed = Listed.decode(orjson.dumps(orjson.loads(note)["found"]))
+                listed = Listed.of(orjson.loads(note)["found"])
                 if listed.source == source:
                     yield listed.found
+            if start + NOTES >= total:
+                return
 
     def _source(self, entry: SourceEntry | WrittenEntry, around: Surroundings) -> Source:
         if isinstance(entry, WrittenEntry):

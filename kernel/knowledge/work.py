@@ -1,6 +1,6 @@
 """What ingestion works with: the order a block is worked under, the block, and the tools, each behind a seam."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -106,13 +106,13 @@ class Listed:
     source: int
     found: Found
 
-    def encode(self) -> bytes:
-        return orjson.dumps({"source": self.source, "found": asdict(self.found)})
+    def told(self) -> dict[str, Any]:
+        """As JSON has it; `of` reads it again."""
+        return {"source": self.source, "found": asdict(self.found)}
 
     @classmethod
-    def decode(cls, text: bytes) -> "Listed":
-        value = orjson.loads(text)
-        return cls(value["source"], Found(**value["found"]))
+    def of(cls, told: Mapping[str, Any]) -> "Listed":
+        return cls(told["source"], Found(**told["found"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +121,14 @@ class Block:
 
     number: int
     listed: Sequence[Listed]
+
+    def encode(self) -> bytes:
+        return orjson.dumps([self.number, [one.told() for one in self.listed]])
+
+    @classmethod
+    def decode(cls, text: bytes) -> "Block":
+        number, listed = orjson.loads(text)
+        return cls(number, [Listed.of(one) for one in listed])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """From chunks to rows of the vector store, and out of it again."""
 
-from collections.abc import Iterator, Sequence
+import asyncio
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import structlog
 
@@ -9,8 +11,8 @@ from kernel.errors import CodexError
 from kernel.knowledge.contract import Chunk, Row, chunk_id
 from kernel.knowledge.reading import Ready, failed
 from kernel.knowledge.work import Order, Tools, Version
+from kernel.storage.chunks import VectorsMissing, VectorsRefused
 from kernel.storage.jobs import Settled, VectorsMoved
-from kernel.storage.vectors import VectorsMissing, VectorsRefused
 
 log = structlog.get_logger()
 
@@ -73,13 +75,23 @@ class Writer:
             some = chunks[start : start + self.group]
             vectors = await self._embedded([chunk.text for one, chunk in some if one.vector is None])
             rows = [_row(one, chunk, one.vector or next(vectors)) for one, chunk in some]
-            await self.tools.vectors.upsert(self.order.place.vectors, rows)
+            await _through(self.tools.vectors.upsert(self.order.place.vectors, rows))
 
     async def _embedded(self, texts: Sequence[str]) -> Iterator[Sequence[float]]:
         if not texts:
             return iter(())
         embedder = self.tools.embedder(self.order.lease.workspace_id, self.order.place.model)
         return iter(await embedder.embed(texts))
+
+
+async def _through(work: Coroutine[Any, Any, None]) -> None:
+    """To its end, also when it is cancelled: what is deleted after that must not be written later."""
+    task = asyncio.create_task(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def _refused(one: Ready, error: Exception) -> Settled:

@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Protocol
 
 from kernel.errors import Unavailable
@@ -61,19 +62,20 @@ class Standing:
 
 @dataclass(slots=True)
 class Account:
-    """Of one key. Times are of the process's own clock, which nobody sets. spent: not told yet."""
+    """Of one key. Times are of the process's own clock, which nobody sets. spent, free: not told yet."""
 
     workspace_id: str
     key_id: str
     holder: str
     limit: Limit | None
-    number: int = 0
     left: int = 0
     until: float = 0.0
     spent: int = 0
+    free: int = 0
     demand: float = 0.0
     came_at: float = 0.0
     gap_s: float = 0.0
+    asked_at: float = 0.0
     settled_at: float = 0.0
     last: Settled = NOTHING_YET
     ask: Ask | None = None
@@ -84,6 +86,10 @@ class Account:
         """`demand` is how many came in the last 0.2 s; older ones fade."""
         self.demand = self._demand(now) + 1
         self.gap_s, self.came_at = (now - self.came_at if self.came_at else 0.0), now
+
+    @property
+    def untold(self) -> bool:
+        return self.spent + self.free > 0
 
     def goal(self, now: float) -> int:
         """How many to hold ahead: none for one whose next request is not expected soon."""
@@ -110,21 +116,30 @@ class Account:
             return False
         return now - self.settled_at < min(self.last.wait / SECOND, RECHECK_S)
 
-    def next_ask(self, now: float) -> Ask:
-        """What there is to tell and to ask for. It is not told twice: the ask is kept until it is settled."""
+    def next_ask(self, number: int, now: float) -> Ask:
+        """What there is to tell and to ask for. One that was not settled is kept, with those who wait now."""
         self.drop_the_gone()
-        limit, goal, kept = self.limit, self.goal(now), self.holds(now)
-        kept = min(kept, goal)
-        self.number, spent, self.spent, self.left = self.number + 1, self.spent, 0, kept
+        if self.ask is not None:
+            return self.ask._replace(waiting=len(self.waiting))
+        goal = self.goal(now)
+        kept = min(self.holds(now), goal)
+        spent, free, self.spent, self.free, self.left, self.asked_at = self.spent, self.free, 0, 0, kept, now
         return Ask(
-            *(self.workspace_id, self.holder, self.key_id, self.number),
-            *((limit.emission, limit.burst) if limit else (0, 0)),
+            *(self.workspace_id, self.holder, self.key_id, number),
+            *((self.limit.emission, self.limit.burst) if self.limit else (0, 0)),
             hold=HOLD,
-            shared=int(limit is None or limit.burst >= SMALLEST_SHARED),
+            shared=int(self.limit is None or self.limit.burst >= SMALLEST_SHARED),
             spent=spent,
             kept=kept,
             waiting=len(self.waiting),
             spare=goal - kept,
+            free=free,
+        )
+
+    def is_of(self, ask: Ask) -> bool:
+        """Whether the limit is still the one that was asked under."""
+        return (ask.emission, ask.burst) == (
+            (self.limit.emission, self.limit.burst) if self.limit else (0, 0)
         )
 
     def drop_the_gone(self) -> None:
@@ -141,6 +156,7 @@ class Admission:
     def __init__(self, meter: Meter, now: Callable[[], float] = time.monotonic):
         self._meter, self._now = meter, now
         self._me = new_id("req")[-12:]
+        self._numbers = count(1)
         self._accounts: dict[str, Account] = {}
         self._due: list[dict[str, Account]] = [{} for _ in range(meter.lanes)]
         self._asking: list[asyncio.Task[None] | None] = [None] * meter.lanes
@@ -156,11 +172,17 @@ class Admission:
         account.came(now)
         return await self._granted(account)
 
+    def forgive(self, key_id: str) -> None:
+        """A request that was admitted is refused by another limit: it is not counted as usage."""
+        if account := self._accounts.get(key_id):
+            account.free += 1
+            self._tell_later(account)
+
     async def close(self) -> None:
         """Tells what was spent and gives back the rest, if the meter can be reached."""
         for account in self._accounts.values():
             account.gap_s = math.inf
-            if account.left or account.spent:
+            if account.left or account.untold:
                 self._want(account)
         if tasks := [task for task in self._asking if task]:
             _, late = await asyncio.wait(tasks, timeout=PATIENCE_S)
@@ -184,14 +206,14 @@ class Admission:
             holder = f"{self._me}-{key_id}"
             account = self._accounts[key_id] = Account(workspace_id, key_id, holder, limit)
         elif account.limit != limit:
-            account.limit, account.settled_at = limit, 0.0
+            account.limit, account.settled_at, account.left = limit, 0.0, 0
         return account
 
     def _make_room(self) -> None:
         if len(self._accounts) < ACCOUNTS:
             return
         for key_id, account in list(self._accounts.items())[: ACCOUNTS // 10]:
-            if not (account.left or account.spent or account.waiting or account.ask):
+            if not (account.left or account.untold or account.waiting or account.ask):
                 del self._accounts[key_id]
 
     async def _granted(self, account: Account) -> Standing:
@@ -202,6 +224,7 @@ class Admission:
             async with asyncio.timeout(PATIENCE_S):
                 return await waiter
         except TimeoutError:
+            account.drop_the_gone()
             raise Unavailable("The meter does not answer", {"reason": "metering_down"}) from None
 
     def _tell_later(self, account: Account) -> None:
@@ -212,7 +235,7 @@ class Admission:
     def _tell(self) -> None:
         accounts, self._to_tell = self._to_tell, {}
         for account in accounts.values():
-            if account.spent:
+            if account.untold:
                 self._want(account)
 
     def _want(self, account: Account) -> None:
@@ -233,9 +256,9 @@ class Admission:
                 await asyncio.sleep(random.uniform(0.02, 0.06))
 
     async def _settle(self, lane: int, accounts: list[Account]) -> bool:
-        sent, asks = self._now(), []
+        now, asks = self._now(), []
         for account in accounts:
-            account.ask = account.ask or account.next_ask(sent)
+            account.ask = account.next_ask(next(self._numbers), now)
             account.flying = True
             asks.append(account.ask)
         try:
@@ -248,14 +271,11 @@ class Admission:
                 account.flying = False
         for account, ask, answer in zip(accounts, asks, answers, strict=True):
             account.ask, account.last, account.settled_at = None, answer, self._now()
-            self._heard(account, ask, answer, sent)
+            self._heard(account, ask, answer)
         return True
 
-    def _heard(self, account: Account, ask: Ask, answer: Settled, sent: float) -> None:
-        account.left = max(0, account.left - (ask.kept - answer.kept)) + answer.spare
-        if account.left:
-            account.until = sent + KEEP_S
-            asyncio.get_running_loop().call_later(KEEP_S, self._expire, account, account.number)
+    def _heard(self, account: Account, ask: Ask, answer: Settled) -> None:
+        self._hold(account, ask, answer)
         now = account.settled_at
         for _ in range(answer.granted):
             account.tell_next(True, now)
@@ -264,9 +284,20 @@ class Admission:
                 account.tell_next(False, now)
         elif account.waiting:
             self._want(account)
-        if account.spent:
+        if account.untold:
             self._tell_later(account)
 
-    def _expire(self, account: Account, number: int) -> None:
-        if account.number == number and account.left:
+    def _hold(self, account: Account, ask: Ask, answer: Settled) -> None:
+        """Spare requests count from when they were first asked for: they may be reserved since then."""
+        account.left = max(0, account.left - (ask.kept - answer.kept)) + answer.spare
+        if not account.is_of(ask):
+            account.left = 0
+            self._want(account)
+        elif account.left:
+            account.until = account.asked_at + KEEP_S
+            delay = max(0.0, account.until - account.settled_at)
+            asyncio.get_running_loop().call_later(delay, self._expire, account, account.asked_at)
+
+    def _expire(self, account: Account, asked_at: float) -> None:
+        if account.asked_at == asked_at and account.left:
             self._want(account)

@@ -11,11 +11,10 @@ from typing import Any, Literal
 from kernel.clock import rfc3339
 from kernel.metering.period import Period
 from kernel.metering.usage import SOURCES, Line
+from kernel.text import cell
 
 Format = Literal["csv", "parquet"]
 MEDIA: dict[Format, str] = {"csv": "text/csv; charset=utf-8", "parquet": "application/vnd.apache.parquet"}
-RISKY = ("=", "+", "-", "@", "\t", "\r")
-"""What makes a cell a formula in a spreadsheet: groups are text of users."""
 
 Rows = Sequence[tuple[int, int, Line]]
 MONEY = ("compute", "storage", "api", "total")
@@ -40,7 +39,7 @@ def as_csv(rows: Rows, grouped: bool) -> bytes:
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(_names(grouped))
     for start, end, line in rows:
-        group = [_safe(line.value or "")] if grouped else []
+        group = [cell(line.value or "")] if grouped else []
         writer.writerow([rfc3339(start), rfc3339(end), *group, *_values(line)])
     return out.getvalue().encode()
 
@@ -75,7 +74,3 @@ def _type(name: str) -> Any:
     if name == "group":
         return pa.string()
     return pa.float64() if name in BROKEN else pa.int64()
-
-
-def _safe(text: str) -> str:
-    return f"'{text}" if text.startswith(RISKY) else text

@@ -13,12 +13,17 @@ import structlog
 
 from configs.settings import Metering
 from kernel.clock import Clock
+from kernel.errors import CodexError
 from kernel.storage import keys
 from kernel.storage.counts import DAY, HOUR_MS
 from kernel.storage.usage import Closed, UsageStore
 from kernel.storage.usage_files import UsageFiles
+from kernel.storage.wire import StoreRefused
 
 log = structlog.get_logger()
+
+FAULTS = (CodexError, StoreRefused, OSError, ValueError)
+"""What can go wrong with one workspace and must not keep the others from their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +36,14 @@ class Ledger:
     """Workspace -> the last closed hour that this process knows all files of."""
 
     async def round(self) -> None:
-        """Closes and moves what is due."""
+        """Closes and moves what is due. A workspace that this fails for is left to the next round."""
         last = (self.clock.now_ms() - self.settings.close_after_s * 1000) // HOUR_MS - 1
         for shard in range(keys.SHARDS):
             for workspace_id, oldest in await self.usage.metered(shard, last):
-                await self._roll(workspace_id, await self.usage.close(workspace_id, last, oldest))
+                try:
+                    await self._roll(workspace_id, await self.usage.close(workspace_id, last, oldest))
+                except FAULTS:
+                    log.exception("usage of a workspace cannot be moved now", workspace_id=workspace_id)
 
     async def _roll(self, workspace_id: str, closed: Closed) -> None:
         days: dict[int, list[int]] = defaultdict(list)

@@ -23,14 +23,16 @@ SMALLEST_SHARED = 64
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`emission`: µs after which one more request is allowed. `burst`: how many a full bucket has."""
+    """`emission`: µs after which one more request is allowed. `burst`: how many a full bucket has. `per_hour`: what
+    the emission was made of."""
 
     emission: int
     burst: int
+    per_hour: int = 0
 
     @classmethod
     def hourly(cls, requests: int, burst: int) -> "Limit":
-        return cls(-(-HOUR // requests), burst)
+        return cls(-(-HOUR // requests), burst, requests)
 
     @property
     def capacity(self) -> int:

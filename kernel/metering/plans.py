@@ -19,7 +19,8 @@ log = structlog.get_logger()
 FILE = CONFIGS / "plans.yaml"
 BASIC = "free"
 """The plan of a workspace nobody chose one for, or whose plan is gone."""
-MOST = 3_600_000_000
+MOST = 36_000_000
+"""Requests an hour: a bucket counts in whole microseconds, and up to here that is less than 1 % off."""
 HOURS_OF_A_YEAR = 8_760
 LOOK_EVERY_MS = 500
 
@@ -32,7 +33,7 @@ class Plan(BaseModel):
     requests_per_hour: int | None = Field(None, ge=1, le=MOST)
     burst: int | None = Field(None, ge=1, le=10_000_000)
     concurrent: int | None = Field(None, ge=1, le=1_000_000)
-    tokens_per_day: int | None = Field(None, ge=1, le=MOST * 1000)
+    tokens_per_day: int | None = Field(None, ge=1, le=10**12)
 
     @model_validator(mode="after")
     def paired(self) -> Self:

@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
+import orjson
+
 from kernel.clock import Clock, rfc3339
 from kernel.metering.tariff import micro
 from kernel.paging import PageQuery
@@ -105,8 +107,7 @@ class Reconciler:
             if row.get("completed_at") and row["id"] not in seen:
                 seen.add(row["id"])
                 if (day := _day(int(row["completed_at"]))) >= since:
-                    cost = micro(float(row["cost"])) if row.get("cost") else 0
-                    sums[day] = sums[day].plus(Sum(1, int(row.get("tokens_used") or 0), cost))
+                    sums[day] = sums[day].plus(Sum(1, int(row.get("tokens_used") or 0), _cost(row)))
         return sums
 
     async def _rows(self, workspace_id: str) -> AsyncIterator[dict[str, str]]:
@@ -119,6 +120,13 @@ class Reconciler:
             query, more = PageQuery(limit=PAGE, before=page.last_id), page.more
         async for row in self.archive.each(workspace_id):
             yield row
+
+
+def _cost(row: Mapping[str, str]) -> int:
+    """What is known of it."""
+    if row.get("cost"):
+        return micro(float(row["cost"]))
+    return int(orjson.loads(row.get("spent") or "{}").get("k", 0))
 
 
 def _compared(

@@ -3,10 +3,15 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
+import structlog
+
 from kernel.clock import Clock
+from kernel.metering.ledger import FAULTS
 from kernel.storage.objects import ObjectStore
 from kernel.storage.usage import UsageStore
 from kernel.storage.usage_files import folder
+
+log = structlog.get_logger()
 
 Weigher = Callable[[str], Awaitable[int]]
 """Workspace -> bytes of one kind of thing that it stores."""
@@ -19,17 +24,21 @@ class Sampler:
     clock: Clock
 
     async def round(self) -> None:
-        """One workspace after the other, so that the machine is not busy with it."""
+        """One workspace after the other, so that the machine is not busy with it. One that this fails for is left out."""
         async for workspace_id in self.usage.workspaces():
-            size = sum([await weigh(workspace_id) for weigh in self.weighers])
-            await self.usage.sample(workspace_id, self.clock.now_ms(), size)
+            try:
+                size = sum([await weigh(workspace_id) for weigh in self.weighers])
+                await self.usage.sample(workspace_id, self.clock.now_ms(), size)
+            except FAULTS:
+                log.exception("a workspace cannot be weighed now", workspace_id=workspace_id)
 
 
 def objects_of(objects: ObjectStore) -> Weigher:
-    """Weighs large values, archived executions and past usage."""
+    """Weighs large values, archived executions, what waits to be ingested, and past usage."""
 
     async def weigh(workspace_id: str) -> int:
-        folders = (f"executions/{workspace_id}", f"archive/{workspace_id}", folder(workspace_id))
+        own = (f"executions/{workspace_id}", f"archive/{workspace_id}", f"ingestion/{workspace_id}")
+        folders = (*own, folder(workspace_id))
         return sum([await objects.size_of_folder(path) for path in folders])
 
     return weigh

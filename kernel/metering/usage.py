@@ -201,9 +201,6 @@ class Usage:
     def _line(self, counts: Counts, value: str | None = None, counted: frozenset[str] = ALL) -> Line:
         """Of executions whose cost is not known, all may be."""
         known = counts.cost or not counts.unpriced
-        counts = counts._replace(
-            calls=max(0, counts.calls)
-        )  # an hour may give back what an earlier one counted
         storage, api = self._tariff.storage(counts.stored), self._tariff.calls(counts.calls)
         return Line(counts, counts.cost if known else None, storage, api, value, counted)
 

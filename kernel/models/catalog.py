@@ -4,8 +4,9 @@ Owns the way from an id to the model that answers. Providers with a `base_url` a
 and `scripted` run here and are handed in as `engines`, by whoever has them.
 """
 
+import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
@@ -115,6 +116,10 @@ class Catalog:
         """None when a collection may name it, else the reason."""
         return self._unfit(model_id, "embedding", "an embedding model")
 
+    def check_rerank(self, model_id: str) -> str | None:
+        """None when a search may name it, else the reason."""
+        return self._unfit(model_id, "rerank", "a rerank model")
+
     def _unfit(self, model_id: str, kind: str, called: str) -> str | None:
         found = self._find(model_id)
         if found is None:
@@ -140,10 +145,32 @@ class Catalog:
         runs_here = self._providers[provider].base_url is None
         return embedder if runs_here or shelf is None else _over(shelf, embedder, name)
 
+    def dimension(self, model_id: str) -> int:
+        """Of an embedding model. Raises ProviderError for another one."""
+        if problem := self.check_embedding(model_id):
+            raise failure(Kind.REFUSED, "catalog", problem)
+        found = self._find(model_id)
+        return found[1].width if found else 0
+
+    async def rerank(self, model_id: str, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """How well each text fits the query, 1 at most. Raises ProviderError naming the package it lacks."""
+        self._ready(model_id)
+        from kernel.models.rerank import rerank
+
+        return await asyncio.to_thread(rerank, query, texts)
+
     @property
     def default_embedding(self) -> str:
         """The id of the first embedding model of the file."""
-        return next(name for name, (_, model) in self._listed.items() if model.kind == "embedding")
+        return self._first("embedding")
+
+    @property
+    def default_rerank(self) -> str:
+        """The id of the first rerank model of the file."""
+        return self._first("rerank")
+
+    def _first(self, kind: str) -> str:
+        return next(name for name, (_, model) in self._listed.items() if model.kind == kind)
 
     def _ready(self, model_id: str) -> tuple[str, ListedModel]:
         found = self._find(model_id)

@@ -21,6 +21,8 @@ class Kind(StrEnum):
 
 
 RETRYABLE = frozenset({Kind.LIMITED, Kind.FAULT, Kind.TIMEOUT, Kind.OPEN})
+UNBILLED = frozenset({Kind.REFUSED, Kind.LIMITED, Kind.FAULT, Kind.OPEN})
+"""Before the first word of an answer, these mean that the model did not begin."""
 
 
 def failure(kind: Kind, provider: str, message: str, retry_after: float | None = None) -> ProviderError:

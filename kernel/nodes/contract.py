@@ -1,6 +1,6 @@
 """What a node type is, and what it is given when it runs. `registry.py` lists the types there are."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -27,6 +27,14 @@ class Outcome:
 
 class Call(Protocol):
     """One attempt at one node, as the engine hands it over."""
+
+    @property
+    def workspace_id(self) -> str: ...
+
+    @property
+    def collections(self) -> Collection[str] | None:
+        """Ids of the only collections that it may read; None is all of the workspace."""
+        ...
 
     @property
     def execution_id(self) -> str: ...
@@ -61,8 +69,9 @@ class Call(Protocol):
         """A model call was billed, whatever becomes of the attempt."""
         ...
 
-    def output_tokens_left(self) -> int | None:
-        """What `options.max_tokens` leaves for this call; None is no limit. Raises RateLimitError at 0."""
+    def output_tokens_left(self, most_input: int = 0) -> int | None:
+        """What `options.max_tokens`, and the day's tokens beside that much input, leave for this call; None is no
+        limit. Raises RateLimitError at 0."""
         ...
 
     def admit_cost(self, worst_usd: float | None) -> None:

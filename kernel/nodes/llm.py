@@ -5,8 +5,9 @@ was told it can repeat; and one without placeholders gets the input appended as 
 instruction already works on what the execution was given.
 """
 
+from collections.abc import Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Any, ClassVar
 
@@ -19,6 +20,8 @@ from kernel.agents.references import Reference
 from kernel.agents.schema import schema_problems
 from kernel.agents.templating import BadTemplate, Context, Template, join
 from kernel.errors import NodeError, Problem, ProviderError
+from kernel.models.completion import estimate
+from kernel.models.failure import UNBILLED
 from kernel.models.scripted import Script
 from kernel.models.seam import ChatRequest, Finish, Message, Models, TextDelta, Tokens
 from kernel.nodes.contract import Call, ModelUse, Outcome
@@ -86,21 +89,33 @@ class LlmNode:
         return [Reference(field, path) for field, text in fields if text for path in text.references()]
 
     async def run(self, config: LlmConfig, call: Call) -> Outcome:
-        """Output: the text, or what `response_schema` made of it. Raises ProviderError, RateLimitError."""
+        """Output: the text, or what `response_schema` made of it. Raises ProviderError, RateLimitError.
+
+        A call that is cut off is billed too, by an estimate: only what a provider refused costs nothing.
+        """
         if problems := _image_problems(config.images):
             raise NodeError(problems[0].reason, {"field": f"config.{problems[0].field}"})
         model, name = self._models.chat(config.model)
         request = _request(name, config, call)
         call.admit_cost(self._models.cost(config.model, _worst_case(request)))
-        answer = await _collect(model.stream(request), call)
-        call.used(ModelUse(config.model, answer.tokens, self._models.cost(config.model, answer.tokens)))
-        return Outcome(await self._output(config, answer))
-
-    async def _output(self, config: LlmConfig, answer: "_Answer") -> Any:
-        if config.response_schema is None:
-            return answer.text
+        answer = _Answer()
         try:
-            value = orjson.loads(answer.text)
+            await _collect(model.stream(request), answer, call)
+        except ProviderError as error:
+            if not answer.parts and error.details.get("kind") in UNBILLED:
+                answer.is_billed = False
+            raise
+        finally:
+            if answer.is_billed:
+                tokens = answer.tokens or estimate(request, len(answer.text.encode()))
+                call.used(ModelUse(config.model, tokens, self._models.cost(config.model, tokens)))
+        return Outcome(await self._output(config, answer.text))
+
+    async def _output(self, config: LlmConfig, text: str) -> Any:
+        if config.response_schema is None:
+            return text
+        try:
+            value = orjson.loads(text)
         except orjson.JSONDecodeError:
             raise ProviderError("The model's answer is no JSON", None, None, True) from None
         if found := await self._sandbox.run("schema", config.response_schema, value):
@@ -110,34 +125,42 @@ class LlmNode:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Answer:
-    text: str
-    tokens: Tokens
+    """As far as it has come. tokens: None until the model has told them."""
+
+    parts: list[str] = field(default_factory=list)
+    tokens: Tokens | None = None
+    is_billed: bool = True
+
+    @property
+    def text(self) -> str:
+        return "".join(self.parts)
 
 
-async def _collect(stream: Any, call: Call) -> _Answer:
-    parts: list[str] = []
+async def _collect(stream: Any, answer: _Answer, call: Call) -> None:
     async with aclosing(stream) as items:
         async for item in items:
             match item:
                 case TextDelta(text):
-                    parts.append(text)
+                    answer.parts.append(text)
                     call.token(text)
                 case Finish(reason, tokens):
                     if reason != "stop":
                         call.log("warning", f"The model ended early: {reason}")
-                    return _Answer("".join(parts), tokens)
+                    answer.tokens = tokens
+                    return
     raise ProviderError("The model's answer broke off", None, None, True)
 
 
 def _request(name: str, config: LlmConfig, call: Call) -> ChatRequest:
+    messages = tuple(_messages(config, call.context))
     return ChatRequest(
         model=name,
-        messages=tuple(_messages(config, call.context)),
+        messages=messages,
         idempotency_key=call.idempotency_key,
         temperature=config.temperature,
-        max_tokens=_least(config.max_tokens or DEFAULT_MAX_TOKENS, call.output_tokens_left()),
+        max_tokens=_least(config.max_tokens or DEFAULT_MAX_TOKENS, call.output_tokens_left(_most_input(messages))),
         response_schema=config.response_schema,
         script=config.script or {},
     )
@@ -157,10 +180,14 @@ def _messages(config: LlmConfig, context: Context) -> list[Message]:
 
 
 def _worst_case(request: ChatRequest) -> Tokens:
-    """A token is rarely less than two bytes."""
-    size = sum(len(message.content.encode()) for message in request.messages)
-    images = sum(len(message.images) for message in request.messages)
-    return Tokens(size // 2 + 64 + images * IMAGE_TOKENS, request.max_tokens or DEFAULT_MAX_TOKENS)
+    return Tokens(_most_input(request.messages), request.max_tokens or DEFAULT_MAX_TOKENS)
+
+
+def _most_input(messages: Sequence[Message]) -> int:
+    """Tokens: one is rarely less than two bytes."""
+    size = sum(len(message.content.encode()) for message in messages)
+    images = sum(len(message.images) for message in messages)
+    return size // 2 + 64 + images * IMAGE_TOKENS
 
 
 def _text_problems(field: str, text: str) -> list[Problem]:

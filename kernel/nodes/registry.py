@@ -9,16 +9,18 @@ from kernel.nodes.condition import ConditionNode
 from kernel.nodes.contract import NodeType
 from kernel.nodes.http import HttpNode
 from kernel.nodes.llm import LlmNode
+from kernel.nodes.retrieval import RetrievalNode, Searches
 from kernel.nodes.sandbox import Sandbox
 from kernel.nodes.template import TemplateNode
 from kernel.nodes.transform import TransformNode
 from kernel.outbound import Egress
 
 
-def registry(models: Models, egress: Egress, sandbox: Sandbox) -> Mapping[str, NodeType]:
+def registry(models: Models, egress: Egress, sandbox: Sandbox, searches: Searches) -> Mapping[str, NodeType]:
     """By name; the parts are what the types need to run."""
     types: tuple[NodeType, ...] = (
         LlmNode(models, sandbox),
+        RetrievalNode(searches, models),
         HttpNode(egress),
         TemplateNode(sandbox),
         ConditionNode(sandbox),

@@ -205,5 +205,5 @@ def _find(data: bytes, execution_id: str) -> ArchivedExecution | None:
 def _listed(data: bytes) -> list[dict[str, str]]:
     import pyarrow.parquet as pq
 
-    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(data), columns=list(ROW)).to_pylist()
+    rows: list[dict[str, Any]] = pq.ParquetFile(io.BytesIO(data)).read(columns=list(ROW)).to_pylist()
     return [{name: value for name, value in row.items() if value is not None} for row in rows]

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from kernel.paging import PageQuery
 from kernel.storage import keys
+from kernel.storage.meeting import meeting
 from kernel.storage.store import Store
 from kernel.storage.wire import Argument
 
@@ -22,6 +23,8 @@ class AuditStore:
         self, workspace_id: str, filters: Mapping[str, str], low: str, high: str, query: PageQuery
     ) -> tuple[int, list[bytes]]:
         """Total; then entries, newest first: one more than the page holds, if there are. Bounds are lexical."""
+        if len(filters) > 1:
+            return await self._page_of_meeting(workspace_id, filters, (low, high), query)
         flat = [part for pair in filters.items() for part in pair]
         args: tuple[Argument, ...] = (
             workspace_id,
@@ -34,6 +37,16 @@ class AuditStore:
         )
         total, *rows = await self._store.run("access_audit", workspace_id, *args)
         return total, rows
+
+    async def _page_of_meeting(
+        self, workspace_id: str, filters: Mapping[str, str], bounds: tuple[str, str], query: PageQuery
+    ) -> tuple[int, list[bytes]]:
+        ids, total = await meeting(self._store, workspace_id, "audit", filters, bounds, query)
+        name = keys.key("audit", workspace_id)
+        rows = await self._store.together(
+            *(("ZRANGEBYLEX", name, f"[{one} ", f"({one}!", "LIMIT", 0, 1) for one in ids)
+        )
+        return total, [row[0] for row in rows if row]
 
     async def oldest(self, workspace_id: str, low: str, high: str, most: int) -> list[bytes]:
         """Entries between two lexical bounds, oldest first."""

@@ -13,9 +13,11 @@ from kernel.paging import Page, PageQuery
 from kernel.storage import keys
 from kernel.storage.budgets import begins_again, parts
 from kernel.storage.idempotency import superseded
+from kernel.storage.meeting import meeting
 from kernel.storage.store import Store
 from kernel.storage.wire import Argument
 
+EVERYTHING = ("-", "+")
 PRIORITY = {"high": 0, "normal": 1, "low": 2}
 
 
@@ -173,11 +175,25 @@ class ExecutionStore:
         self, workspace_id: str, filters: Mapping[str, str], low: str, high: str, query: PageQuery
     ) -> Page[dict[str, str]]:
         """Rows of record fields. filters: agent, status, label; low and high: lexical bounds of ids."""
+        if len(filters) > 1 and (low, high) != EVERYTHING:
+            return await self._page_of_meeting(workspace_id, filters, (low, high), query)
         where: list[Argument] = [low, high, query.before or "", query.offset, query.limit]
         flat = [part for pair in filters.items() for part in pair]
         total, *rows = await self._store.run("execution_page", workspace_id, workspace_id, *where, *flat)
         items = [_row(row) for row in rows[: query.limit]]
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
+
+    async def _page_of_meeting(
+        self, workspace_id: str, filters: Mapping[str, str], bounds: tuple[str, str], query: PageQuery
+    ) -> Page[dict[str, str]]:
+        ids, total = await meeting(self._store, workspace_id, "executions", filters, bounds, query)
+        fields = ROW[1:]
+        rows = await self._store.together(
+            *(("HMGET", keys.key("execution", workspace_id, id=name), *fields) for name in ids[: query.limit])
+        )
+        found = zip(ids, rows, strict=False)
+        items = [_row([name.encode(), *row]) for name, row in found if row[1] is not None]
+        return Page(items, total, items[-1]["id"] if items else None, len(ids) > query.limit)
 
     async def ended_before(self, shard: int, moment_ms: int, most: int) -> list[tuple[str, str]]:
         """Oldest ended executions of a shard, as (workspace, execution)."""
@@ -243,6 +259,7 @@ ROW = (
     "labels",
     "tokens_used",
     "cost",
+    "spent",
 )
 
 

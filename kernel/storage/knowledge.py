@@ -4,7 +4,8 @@ Stored: `collection` (hash): item (JSON: what people set), revision (grows with 
 of its vectors in use), chunks, bytes; `collections`, `collection_names`. The manifest: `documents` (id -> entry, JSON)
 with its orders `documents_by_id` and `documents_newest`, its counts `documents_kinds`, and `documents_stale`, the
 versions whose chunks are to be deleted. Every change of the manifest goes through `put_document` and `drop_document` of
-the prelude, so these always agree. `vectors_left`, of a whole shard, are vectors that nothing refers to any more, or not yet.
+the prelude, so these always agree. `vectors_left`, of a whole shard, are vectors that no collection has in use: not any
+more, or not yet.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -16,13 +17,16 @@ import orjson
 from kernel.errors import Conflict
 from kernel.paging import Page, PageQuery
 from kernel.storage import keys
+from kernel.storage.chunks import place, stem
 from kernel.storage.idempotency import superseded
 from kernel.storage.store import Store
-from kernel.storage.vectors import place, stem
 from kernel.storage.wire import Argument
 
 Version = tuple[str, str]
 """A document's id and one of its versions."""
+
+Names = tuple[str, str]
+"""A collection's present name and its new one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +49,11 @@ class KnowledgeStore:
     async def create(
         self, ws: str, collection_id: str, name: str, item: bytes, idempotency_record: str
     ) -> None:
-        """Does nothing when it is there already. Raises Conflict for a name that is taken, in any case."""
-        args = (ws, collection_id, name.lower(), item, idempotency_record)
+        """Does nothing when it is there already. Raises Conflict for a name that is taken, in any case.
+
+        Its vectors, number 1, are to be there.
+        """
+        args = (ws, collection_id, name.lower(), item, idempotency_record, place(collection_id, 1))
         state = await self._store.run("collection_create", ws, *args)
         if state == b"superseded":
             raise superseded()
@@ -61,6 +68,10 @@ class KnowledgeStore:
         found = await self._store.call("HGET", keys.key("collection_names", ws), name.lower())
         return found.decode() if found else None
 
+    async def check_free(self, ws: str, name: str) -> None:
+        """Raises Conflict for a name that is taken."""
+        _check_name(b"taken" if await self.named(ws, name) else b"ok", name)
+
     async def page(
         self, ws: str, only: Collection[str] | None, query: PageQuery
     ) -> tuple[int, list[StoredCollection]]:
@@ -71,21 +82,23 @@ class KnowledgeStore:
         total, *rows = await self._store.run("collection_page", ws, *args)
         return total, [_stored(row[0].decode(), row[1:]) for row in rows]
 
-    async def update(self, ws: str, was: StoredCollection, names: tuple[str, str], item: bytes) -> bool:
-        """names: the present one and the new one. False when it is not as it was read. Raises Conflict: name taken."""
-        before, after = names
-        args = (ws, was.id, was.revision, before.lower(), after.lower(), item)
-        state = await self._store.run("collection_update", ws, *args)
-        _check_name(state, after)
+    async def update(self, ws: str, was: StoredCollection, names: Names, item: bytes) -> bool:
+        """False when it is not as it was read. Raises Conflict for a name that is taken."""
+        state = await self._store.run("collection_update", ws, *_changes(ws, was, names, item))
+        _check_name(state, names[1])
         return bool(state == b"ok")
 
-    async def switch(self, ws: str, was: StoredCollection, item: bytes, *, only_empty: bool = False) -> bool:
-        """Puts the vectors numbered `live + 1` in use, and gives those of before up.
+    async def switch(
+        self, ws: str, was: StoredCollection, names: Names, item: bytes, *, only_empty: bool = False
+    ) -> bool:
+        """The same, and puts the vectors numbered `live + 1` in use, giving up those of before.
 
-        only_empty: only while it has no documents. False when it is not as it was read.
+        only_empty: only while it has no documents.
         """
-        args = (ws, was.id, was.revision, was.live, stem(was.id), item, int(only_empty))
-        return bool(await self._store.run("collection_switch", ws, *args))
+        args = (*_changes(ws, was, names, item), was.live, stem(was.id), int(only_empty))
+        state = await self._store.run("collection_switch", ws, *args)
+        _check_name(state, names[1])
+        return bool(state == b"ok")
 
     async def delete(self, ws: str, was: StoredCollection, name: str) -> bool:
         """All that Redis has of it, its jobs included. False when it is not as it was read."""
@@ -162,6 +175,10 @@ class KnowledgeStore:
 def _stored(collection_id: str, row: Sequence[Any]) -> StoredCollection:
     item, *numbers = row
     return StoredCollection(collection_id, item, *map(int, numbers))
+
+
+def _changes(ws: str, was: StoredCollection, names: Names, item: bytes) -> tuple[Argument, ...]:
+    return ws, was.id, was.revision, names[0].lower(), names[1].lower(), item
 
 
 def _check_name(state: bytes, name: str) -> None:

@@ -12,7 +12,7 @@ class Ask(NamedTuple):
 
     emission, burst: the limit (`kernel.metering.limits.Limit`); emission 0 is unlimited. hold: µs that spare requests
     stay reserved; shared: 1 when the bucket has any to spare. spent, kept: of those the holder had. waiting: requests
-    that wait. spare: how many more it would hold.
+    that wait. spare: how many more it would hold. free: how many of those spent are not to be counted as usage.
     """
 
     workspace_id: str
@@ -27,6 +27,7 @@ class Ask(NamedTuple):
     kept: int
     waiting: int
     spare: int
+    free: int = 0
 
 
 class Settled(NamedTuple):

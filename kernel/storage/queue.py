@@ -20,7 +20,8 @@ FORGOTTEN_MS = 60_000
 class Claim:
     """An execution in a runner's hands. `seq` is that of its last event, `spec` JSON as it was accepted.
 
-    awaited: a caller waits for its end. cap: millionths of a USD that budgets leave it; None is no limit.
+    awaited: a caller waits for its end. cap: millionths of a USD that budgets leave it, cap_tokens: what was left of
+    the day's tokens; None is no limit.
     """
 
     workspace_id: str
@@ -34,6 +35,7 @@ class Claim:
     awaited: bool
     created_at: int
     cap: int | None = None
+    cap_tokens: int | None = None
 
     @property
     def member(self) -> str:
@@ -146,8 +148,9 @@ class QueueStore:
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    ws, execution, epoch, spec, seq, started, cancelled, journal, awaited, created, cap = row
+    ws, execution, epoch, spec, seq, started, cancelled, journal, awaited, created, *caps = row
     flags = bool(cancelled), bool(journal), bool(awaited)
+    cap, cap_tokens = (int(bound) if bound else None for bound in caps)
     return Claim(
-        ws.decode(), execution.decode(), epoch, spec, seq, started, *flags, created, int(cap) if cap else None
+        ws.decode(), execution.decode(), epoch, spec, seq, started, *flags, created, cap, cap_tokens
     )

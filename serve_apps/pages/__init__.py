@@ -81,7 +81,7 @@ def _resolved(document: Mapping[str, Any], part: Mapping[str, Any]) -> Mapping[s
 
 
 def _example(document: Mapping[str, Any], body: Mapping[str, Any] | None) -> str | None:
-    if body is None:
+    if body is None or "application/json" not in body["content"]:
         return None
     schema = _resolved(document, body["content"]["application/json"]["schema"])
     examples = schema.get("examples")

@@ -97,12 +97,7 @@ async def events(
     execution = await reach(caller, execution_id)
     seq = after if last_event_id is None else last_event_id
     following = caller.kernel.executions.follow(caller.workspace_id, execution_id, seq)
-    if execution["status"] != "running":
-        if (first := await anext(following, None)) is None:
-            return Response(None, 204)
-        following = _again(first, following)
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(_lines(caller, following), 200, headers, "text/event-stream")
+    return await as_sse(caller, following, execution["status"] != "running")
 
 
 @router.get(
@@ -118,6 +113,16 @@ async def stream_without_upgrade(
 ) -> Response:
     """Close codes: 1000 the end, 4008 too slow (come again with `after`), 4401 the key is void."""
     raise ValidationError.at("Upgrade", "Open this address as a WebSocket, or use /events")
+
+
+async def as_sse(caller: Caller, following: AsyncGenerator[StreamEvent], ended: bool) -> Response:
+    """The events as a stream, or 204 when it has ended and there are none."""
+    if ended:
+        if (first := await anext(following, None)) is None:
+            return Response(None, 204)
+        following = _again(first, following)
+    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+    return StreamingResponse(_lines(caller, following), 200, headers, "text/event-stream")
 
 
 async def _again(first: StreamEvent, rest: AsyncGenerator[StreamEvent]) -> AsyncGenerator[StreamEvent]:

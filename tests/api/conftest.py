@@ -1,7 +1,7 @@
 """The whole API in this process, over a real store: no Ray, no network but for WebSockets."""
 
 import asyncio
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,10 @@ from kernel.access.roles import Role
 from kernel.access.scopes import Scope
 from kernel.access.workspaces import WorkspaceCreate
 from kernel.assembly import Kernel
+from kernel.knowledge.work import Block
+from kernel.storage import keys
 from kernel.storage.access import id_in
+from kernel.storage.jobs import Lease, Room
 from kernel.storage.keys import shard_of
 from kernel.storage.store import Store
 from serve_apps.api import create_app
@@ -68,6 +71,10 @@ class Client:
         started: dict[str, str] = await self.ok("POST", "/v1/executions", body)
         return started["execution_id"]
 
+    async def collection(self, name: str = "docs", **fields: Any) -> str:
+        made: dict[str, str] = await self.ok("POST", "/v1/rag/collections", {"name": name} | fields)
+        return made["id"]
+
     async def ended(self, flow: Any = HELLO) -> str:
         body = {"flow": flow, "input": {"name": "Ada"}}
         ended: dict[str, str] = await self.ok("POST", "/v1/executions?wait=20", body)
@@ -75,8 +82,14 @@ class Client:
 
 
 @pytest.fixture
-def settings(valkey_url: str, tmp_path: Path) -> Settings:
-    return Settings(home=tmp_path, store={"url": valkey_url}, scripted_model=True, runner={"coalesce_ms": 5})
+def settings(valkey_url: str, milvus_url: str, tmp_path: Path) -> Settings:
+    return Settings(
+        home=tmp_path,
+        store={"url": valkey_url},
+        vectors={"url": milvus_url},
+        scripted_model=True,
+        runner={"coalesce_ms": 5},
+    )
 
 
 @pytest.fixture
@@ -164,3 +177,28 @@ async def runner(kernel: Kernel) -> AsyncGenerator[Runner]:
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Nowhere:
+    """A cluster that is not to be asked."""
+
+    blocks = 1
+
+    async def work(self, lease: Lease, blocks: Sequence[Block]) -> set[int]:
+        raise AssertionError("nothing should go to the cluster")
+
+
+async def take_in(kernel: Kernel, client: Client, collection_id: str, *sources: dict[str, Any]) -> str:
+    """Ingests and waits; returns the job's id."""
+    path = f"/v1/rag/collections/{collection_id}/ingest"
+    job: str = (await client.ok("POST", path, {"sources": sources}))["job_id"]
+    await work_off(kernel)
+    assert (await client.ok("GET", f"/v1/rag/jobs/{job}"))["status"] == "completed"
+    return job
+
+
+async def work_off(kernel: Kernel) -> None:
+    """Every ingestion job that waits, one after the other."""
+    for shard in range(keys.SHARDS):
+        for claim in await kernel.ingestion.store.claim(shard, "test", 60_000, Room(9, 9, 9), 5, b"{}"):
+            await (await kernel.ingestion.begin(claim.lease, Nowhere())).perform()

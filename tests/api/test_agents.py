@@ -201,6 +201,10 @@ class TestValidate:
         assert {"name", "colour"} <= {error["field"] for error in verdict["errors"]}
         assert (await owner.ok("GET", "/v1/agents"))["agents"] == []
 
+    async def test_a_body_that_is_no_agent_at_all(self, owner: Client) -> None:
+        verdict = await owner.ok("POST", "/v1/agents/validate", {f"field{n}": n for n in range(50)})
+        assert not verdict["valid"]
+
     async def test_tells_the_first_fifty(self, owner: Client) -> None:
         flow = {"nodes": [{"id": f"n{n}", "type": "nothing"} for n in range(60)]}
         verdict = await owner.ok("POST", "/v1/agents/validate", {"name": "x", "flow": flow})

@@ -20,12 +20,14 @@ from schemathesis.specs.openapi import checks as described_as
 from actors.runner import Runner
 from configs.settings import Settings
 from kernel.assembly import Kernel
+from kernel.knowledge.contract import document_id
 from serve_apps.api import create_app
 from serve_apps.routing import Route
-from tests.api.conftest import HELLO
+from tests.api.conftest import HELLO, work_off
 
 DOCUMENT = create_app(Settings()).state.document.value
 DESCRIBED = schemathesis.openapi.from_dict(DOCUMENT)
+TEXT = {"type": "text", "location": "a.md", "text": "Something to find"}
 EXAMPLES = 25
 """Requests of each kind for each operation."""
 HELD = [
@@ -46,7 +48,9 @@ class Served:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._ready = threading.Event()
         self._server: uvicorn.Server | None = None
-        self.key, self.agent, self.execution, self.workspace = "", "", "", ""
+        self._kernel: asyncio.Future[Kernel] | None = None
+        self.key = ""
+        self.names: dict[str, str] = {}
 
     @property
     def url(self) -> str:
@@ -56,9 +60,21 @@ class Served:
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()))
         self._thread.start()
         assert self._ready.wait(20)
-        self.agent = self.post("/v1/agents", {"name": "Greeter", "flow": HELLO})["id"]
-        self.execution = self.post(f"/v1/agents/{self.agent}/execute?wait=20", {"input": {"name": "x"}})["id"]
-        self.workspace = self.post("/v1/workspaces", {"name": "Lab"})["id"]
+        agent = self.post("/v1/agents", {"name": "Greeter", "flow": HELLO})["id"]
+        collection = self.post("/v1/rag/collections", {"name": "docs"})["id"]
+        self.names = {
+            "agent_id": agent,
+            "execution_id": self.post(f"/v1/agents/{agent}/execute?wait=20", {"input": {"name": "x"}})["id"],
+            "workspace_id": self.post("/v1/workspaces", {"name": "Lab"})["id"],
+            "node_id": "hello",
+            "version": "1.0.0",
+            "collection_id": collection,
+            "document_id": document_id(collection, TEXT["location"]),
+            "job_id": self.post(f"/v1/rag/collections/{collection}/ingest", {"sources": [TEXT]})["job_id"],
+        }
+        assert self._kernel is not None
+        kernel = self._kernel.result()
+        asyncio.run_coroutine_threadsafe(work_off(kernel), self._kernel.get_loop()).result(20)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -73,7 +89,7 @@ class Served:
         return answer.json()
 
     async def _run(self) -> None:
-        started: asyncio.Future[Kernel] = asyncio.get_running_loop().create_future()
+        started = self._kernel = asyncio.get_running_loop().create_future()
 
         @asynccontextmanager
         async def opening(settings: Settings) -> AsyncGenerator[Kernel]:
@@ -103,11 +119,10 @@ class Served:
 
 
 @pytest.fixture(scope="module")
-def served(valkey_url: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
+def served(valkey_url: str, milvus_url: str, tmp_path_factory: pytest.TempPathFactory) -> Generator[Served]:
     home: Path = tmp_path_factory.mktemp("served")
-    with Served(
-        Settings(home=home, store={"url": valkey_url}, scripted_model=True, log_level="ERROR")
-    ) as served:
+    stores = {"store": {"url": valkey_url}, "vectors": {"url": milvus_url}}
+    with Served(Settings(home=home, **stores, scripted_model=True, log_level="ERROR")) as served:
         yield served
 
 
@@ -153,15 +168,9 @@ def test_every_route_is_described() -> None:
     suppress_health_check=list(HealthCheck),
 )
 def test_answers_are_as_described(case: Case, served: Served) -> None:
-    known = {
-        "agent_id": served.agent,
-        "execution_id": served.execution,
-        "workspace_id": served.workspace,
-        "node_id": "hello",
-        "version": "1.0.0",
-    }
-    if case.method == "GET" or case.path.endswith(("/execute", "/cancel", "/retry", "/members")):
-        case.path_parameters |= {name: value for name, value in known.items() if name in case.path_parameters}
+    if case.method == "GET" or case.path.endswith(("/execute", "/cancel", "/retry", "/members", "/search")):
+        asked = case.path_parameters or {}
+        case.path_parameters = asked | {name: served.names[name] for name in served.names.keys() & asked}
     if case.path.endswith("/api-keys/{key_id}"):
         case.path_parameters["key_id"] = "key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
     case.call_and_validate(

@@ -33,9 +33,9 @@ async def workspace_of(client: Client) -> str:
 
 
 @pytest.fixture
-async def everything(owner: Client, runner: Runner) -> Names:
+async def everything(owner: Client, kernel: Kernel, runner: Runner) -> Names:
     """Of the owner's workspace."""
-    return await Names.of(owner)
+    return await Names.of(owner, kernel)
 
 
 @pytest.fixture
@@ -109,6 +109,9 @@ async def test_the_walk_would_notice(app: FastAPI, owner: Client, everything: Na
         "/v1/workspaces/{workspace_id}",
         "/v1/workspaces/{workspace_id}/members",
         "/v1/workspaces/{workspace_id}/members/{user_id}",
+        "/v1/rag/collections/{collection_id}",
+        "/v1/rag/collections/{collection_id}/documents/{document_id}",
+        "/v1/rag/jobs/{job_id}",
     }
 
 

@@ -12,10 +12,13 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import APIWebSocketRoute
 
+from kernel.assembly import Kernel
 from kernel.ids import is_id, new_id
+from kernel.knowledge.contract import document_id
 from serve_apps.routing import Route
-from tests.api.conftest import HELLO, Client
+from tests.api.conftest import HELLO, Client, take_in
 
+DOCUMENT = {"type": "text", "location": "a.md", "text": "Something to find"}
 KEPT_HEADERS = ("content-type", "content-length", "etag", "location", "link", "retry-after", "cache-control")
 MADE_NEW = (
     (re.compile(r"cxk_[a-z]+_\w+"), "<token>"),
@@ -34,11 +37,14 @@ class Names:
     key_id: str
     workspace_id: str
     user_id: str
+    collection_id: str
+    document_id: str
+    job_id: str
     node_id: str = "hello"
     version: str = "1.0.0"
 
     @classmethod
-    async def of(cls, client: Client) -> "Names":
+    async def of(cls, client: Client, kernel: Kernel) -> "Names":
         """Real ones, of things that are made for it."""
         workspace = (await client.ok("GET", "/v1/me"))["workspace"]["id"]
         agent = await client.agent()
@@ -46,7 +52,10 @@ class Names:
         key = await client.ok("POST", "/v1/api-keys", {"name": "CI", "scopes": ["agents:read"]})
         path = f"/v1/workspaces/{workspace}/members"
         member = await client.ok("POST", path, {"name": "Ada", "role": "owner"})
-        return cls(agent, ended["id"], key["id"], workspace, member["user_id"])
+        collection = await client.collection()
+        job = await take_in(kernel, client, collection, DOCUMENT)
+        document = document_id(collection, DOCUMENT["location"])
+        return cls(*(agent, ended["id"], key["id"], workspace, member["user_id"], collection, document, job))
 
     def like(self) -> "Names":
         """As many that name nothing."""
@@ -98,6 +107,14 @@ def bodies(names: Names, own: str) -> dict[str, list[Any]]:
             {"user_id": names.user_id, "role": "owner"},
         ],
         "PATCH /v1/workspaces/{workspace_id}/members/{user_id}": [{"role": "viewer"}],
+        "POST /v1/rag/collections": [{"name": "x"}],
+        "PATCH /v1/rag/collections/{collection_id}": [{"name": "x"}],
+        "POST /v1/rag/collections/{collection_id}/search": [{"query": "x"}],
+        "POST /v1/rag/search": [
+            {"query": "x"},
+            {"query": "x", "collection_ids": [names.collection_id]},
+        ],
+        "POST /v1/rag/collections/{collection_id}/ingest": [{"sources": [DOCUMENT]}],
         "PUT /v1/usage/budgets": [
             {"budgets": [{"scope": "agent", "id": names.agent_id, "period": "day", "amount": 1.0}]},
             {"budgets": [{"scope": "key", "id": names.key_id, "period": "day", "amount": 1.0}]},

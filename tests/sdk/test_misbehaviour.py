@@ -4,6 +4,7 @@ import pickle
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import httpx2
@@ -145,6 +146,38 @@ class TestRetries:
             pass
         with pytest.raises(codexos.APIConnectionError):
             await connected(base_url=web.url, api_key="k").agents.get("agent_1")
+
+
+COLLECTION = {"id": "col_1", "name": "docs"}
+JOB = {"job_id": "job_1", "status": "queued", "links": {}}
+
+
+class TestWriting:
+    async def test_an_upload_is_sent_whole_each_time(self, connected: Any, tmp_path: Path) -> None:
+        (tmp_path / "a.bin").write_bytes(bytes(range(256)) * 1000)
+        upload = {"id": "upload_1", "name": "a.bin", "size": 256_000}
+        async with scripted(answers(200, COLLECTION), fails(503), answers(201, upload)) as web:
+            collection = await connected(base_url=web.url, api_key="k").rag.collections.get("col_1")
+            assert (await collection.upload_file(tmp_path / "a.bin")).size == 256_000
+        first, second = [exchange.body for exchange in web.exchanges[1:]]
+        assert (len(first), bytes(range(256)) * 1000 in second) == (len(second), True)
+        assert b'filename="a.bin"' in second
+
+    async def test_a_batch_waits_while_there_are_too_many_jobs(self, connected: Any) -> None:
+        full = fails(429, "retry-after: 0.01", details={"limit": "jobs"}, retryable=True)
+        async with scripted(answers(200, COLLECTION), *[full] * 7, answers(202, JOB)) as web:
+            collection = await connected(base_url=web.url, api_key="k").rag.collections.get("col_1")
+            group = await collection.write([{"id": "a", "text": "x"}])
+        assert [job.id for job in group.jobs] == ["job_1"]
+        assert len({exchange.header("idempotency-key") for exchange in web.exchanges[1:]}) == 1
+
+    async def test_a_search_is_no_order(self, connected: Any) -> None:
+        steps = answers(200, COLLECTION), fails(500), answers(200, {"results": [], "took_ms": 1})
+        async with scripted(*steps) as web:
+            collection = await connected(base_url=web.url, api_key="k").rag.collections.get("col_1")
+            assert len(await collection.search("x", rerank=False)) == 0
+        assert [exchange.header("idempotency-key") for exchange in web.exchanges] == [None] * 3
+        assert web.exchanges[2].json == {"query": "x", "rerank": False}
 
 
 class TestPause:

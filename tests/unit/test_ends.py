@@ -137,6 +137,25 @@ async def test_an_unknown_cost_is_counted_as_one(desk: Desk) -> None:
     assert await desk.spend("2025-11") == {"t": 5}
 
 
+async def test_of_an_unknown_cost_the_known_part_counts(desk: Desk) -> None:
+    nodes = {
+        "a": NodeRecord(status="completed", uses=(call(4, 50.0), call(2, None, "m2")), machine_cost=0.25)
+    }
+    totals = Totals.of(nodes)
+    assert totals.cost is None
+    spent = orjson.loads(totals.spent())
+    assert (spent["c"], spent["k"]) == (None, 50_250_000)
+    execution_id = await desk.ended(spent, agent="agent_1")
+    usage = await desk.usage()
+    assert (usage["c"], usage["u"], usage["c|a|agent_1"], usage["c|k|key_1"]) == (
+        *(50_250_000, 1),
+        *(50_250_000, 50_250_000),
+    )
+    assert (await desk.spend("2025-11-25"))["c|a|agent_1"] == 50_250_000
+    await desk.executions.delete(WS, execution_id)
+    assert (await desk.counts("removed"))["2025-11-25|c"] == 50_250_000
+
+
 async def test_a_repeated_end_counts_once(desk: Desk) -> None:
     await desk.accept()
     claim = await desk.claim()
@@ -207,7 +226,7 @@ async def test_an_unknown_price_in_the_journal(desk: Desk) -> None:
     assert "cost" not in record
     assert orjson.loads(record["spent"]) == orjson.loads(Totals.of(nodes).spent())
     usage = await desk.usage(LATER // HOUR_MS)
-    assert (usage["t"], usage["u"], usage["c|m|m2"], "c" in usage) == (6, 1, 100_000, False)
+    assert (usage["t"], usage["u"], usage["c|m|m2"], usage["c"]) == (6, 1, 100_000, 100_000)
 
 
 async def test_cancelled_in_the_queue_after_a_takeover(desk: Desk) -> None:

@@ -204,6 +204,18 @@ class TestInRedis:
         assert await _counted(store) == {b"r": b"17", b"r|k|key_1": b"17"}
 
     @pytest.mark.anyio
+    async def test_a_late_ask_with_an_earlier_number_changes_nothing(self, store: Store) -> None:
+        meter = MeterStore(store)
+        for number in (1, 2, 1):
+            await meter.settle_at(_ask(WIDE, number, waiting=3))
+        assert (await _counted(store))[b"r"] == b"6"
+
+    @pytest.mark.anyio
+    async def test_what_another_limit_refused_is_not_counted(self, store: Store) -> None:
+        await MeterStore(store).settle_at(_ask(WIDE, 1, waiting=3)._replace(free=2))
+        assert (await _counted(store))[b"r"] == b"1"
+
+    @pytest.mark.anyio
     async def test_nothing_stays_reserved_for_holders_that_are_long_gone(self, store: Store) -> None:
         meter = MeterStore(store)
         now = NOON
@@ -321,7 +333,7 @@ class TestAdmission:
         for _ in range(4):
             assert (await door.admit("ws_1", "key_1", WIDE)).admitted
             door._tell()
-            while any(task and not task.done() for task in door._asking):
+            while any(task and not task.done() for task in door._asking):  # noqa: ASYNC110
                 await asyncio.sleep(0)
             now.s += 1
         asked = [(ask.waiting, ask.spare, ask.spent) for ask in desk.asks]
@@ -363,6 +375,38 @@ class TestAdmission:
         desk.fails = 0
         assert (await door.admit("ws_1", "key_1", FREE)).admitted
         assert [ask.number for ask in desk.asks] == [1, 2] or desk.asks[0].waiting >= 1
+
+    async def test_those_who_gave_up_are_not_asked_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(admission, "PATIENCE_S", 0.05)
+        desk = Desk(fails=1_000_000)
+        door = Admission(desk)
+        gone = await asyncio.gather(
+            *(door.admit("ws_1", "key_1", FREE) for _ in range(40)), return_exceptions=True
+        )
+        assert {type(one) for one in gone} == {Unavailable}
+        assert len(door._accounts["key_1"].waiting) == 0
+        desk.fails = 0
+        await door.close()
+        assert [ask.waiting for ask in desk.asks] == [0]
+
+    async def test_spare_requests_end_counted_from_the_first_try(self) -> None:
+        desk, now = Desk(fails=1), Hands()
+        door = Admission(desk, now)
+        asking = asyncio.create_task(door.admit("ws_1", "key_1", WIDE))
+        while not desk.calls:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        now.s += admission.KEEP_S + 1
+        await asking
+        await door.admit("ws_1", "key_1", WIDE)
+        assert [ask.waiting for ask in desk.asks] == [1, 1]
+
+    async def test_what_was_held_under_another_limit_goes_back(self) -> None:
+        desk, now = Desk(), Hands()
+        door = Admission(desk, now)
+        for _ in range(2):
+            await asyncio.gather(*(door.admit("ws_1", "key_1", WIDE) for _ in range(20)))
+        await door.admit("ws_1", "key_1", Limit.hourly(1_000, 100))
+        assert (desk.asks[-1].kept, desk.asks[-1].waiting) == (0, 1)
 
     async def test_a_refusal_is_told_without_asking_again(self) -> None:
         now = Hands()

@@ -189,20 +189,43 @@ class Unfinished:
             self.closed.set()
 
 
+HALF = ModelUse("scripted", Tokens(1, 1), 2e-6)
+"""The estimate of the prompt "Say " and the answer "half"."""
+
+
 async def test_a_stream_without_an_end_is_an_error() -> None:
+    call = RecordedCall({"word": ""})
     with pytest.raises(ProviderError, match="broke off") as caught:
-        await LlmNode(Models(Unfinished(False)), Sandbox()).run(config(), RecordedCall({"word": ""}))
+        await LlmNode(Models(Unfinished(False)), Sandbox()).run(config(), call)
     assert caught.value.can_retry
+    assert call.uses == [HALF]
+
+
+@pytest.mark.parametrize(
+    ("failing", "billed"), [("429", []), ("500", []), ("hang", [4]), ("cut", [5]), ("garbage", [4])]
+)
+async def test_only_what_the_provider_refused_is_free(failing: str, billed: list[int]) -> None:
+    async def no_time(_: float) -> None: ...
+
+    call = RecordedCall({"word": "many words"})
+    model = ScriptedModel(Calls(), no_time)
+    with pytest.raises(ProviderError):
+        await LlmNode(Models(model), Sandbox()).run(
+            config(script=script("one two", fail=[failing])), call
+        )
+    assert [use.tokens.input + use.tokens.output for use in call.uses] == billed
 
 
 async def test_cancelling_closes_the_stream() -> None:
     model = Unfinished(True)
-    running = asyncio.create_task(LlmNode(Models(model), Sandbox()).run(config(), RecordedCall({"word": ""})))
+    call = RecordedCall({"word": ""})
+    running = asyncio.create_task(LlmNode(Models(model), Sandbox()).run(config(), call))
     await model.begun.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert model.closed.is_set()
+    assert call.uses == [HALF]
 
 
 async def test_what_is_missing_is_an_error(node: LlmNode, recorder: Recorder) -> None:

@@ -8,7 +8,7 @@ from tests.calls import MODELS, TYPES
 
 
 def test_the_types_there_are() -> None:
-    assert set(TYPES) == {"llm", "http", "template", "condition", "transform"}
+    assert set(TYPES) == {"llm", "retrieval", "http", "template", "condition", "transform"}
     assert all(node_type.name == name for name, node_type in TYPES.items())
 
 

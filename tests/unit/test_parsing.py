@@ -274,6 +274,27 @@ class TestEncodings:
         page = '<meta http-equiv=Content-Type content="text/html; charset=windows-1251"><p>Привет'
         assert parsers.parse_now(Fetched(page.encode("cp1251"), "a.html"))[0].text == "Привет"
 
+    def test_what_is_believed_is_known(self) -> None:
+        names = [f"windows-125{n}" for n in range(9)] + [f"iso-8859-{n}" for n in range(20)]
+        names += [
+            "latin1",
+            "koi8-r",
+            "koi8-u",
+            "cp866",
+            "macintosh",
+            "shift_jis",
+            "shift-jis",
+            "euc-jp",
+            "euc-kr",
+        ]
+        names += ["gb2312", "gbk", "gb18030", "big5", "utf-16", "utf-16le", "utf-16be"]
+        believed = [name for name in names if plain.CHARSET.fullmatch(name)]
+        assert len(believed) == len(names) - 5
+        assert all(plain.decode(b"caf\xc3", name) for name in believed)
+
+    def test_colours_of_terminals_are_text(self) -> None:
+        assert plain.decode(b"\x1b[31mred\x1b[0m") == "[31mred[0m"
+
     def test_damage_stays_to_be_seen(self) -> None:
         assert plain.decode("ééé".encode() + b"\xff end") == "ééé\ufffd end"
 

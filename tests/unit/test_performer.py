@@ -339,6 +339,75 @@ async def test_cancel_stops_the_node(stage: Stage) -> None:
     assert (await stage.types(execution_id))[-1] == "execution.cancelled"
 
 
+class Slow:
+    """Models that say one piece and then nothing more; a dollar for a million tokens."""
+
+    def __init__(self) -> None:
+        self.said = asyncio.Event()
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[TextDelta | Finish]:
+        yield TextDelta("12345678")
+        self.said.set()
+        await asyncio.Event().wait()
+
+    def chat(self, model_id: str) -> tuple[ChatModel, str]:
+        return self, model_id
+
+    def cost(self, model_id: str, tokens: Tokens) -> float:
+        return (tokens.input + tokens.output) / 1e6
+
+    def check(self, model_id: str) -> None: ...
+
+    def list(self) -> list[ModelInfo]:
+        return []
+
+
+@pytest.fixture
+def slow(stage: Stage) -> Slow:
+    """What answers on this stage."""
+    models = Slow()
+    stage.node_types["llm"] = LlmNode(models, Sandbox())
+    return models
+
+
+ASKING = flow(("entry", "a"), nodes={"a": {"type": "llm", "config": {"model": "m", "prompt": "four"}}})
+CUT_OFF = {"m": {"input": 1, "output": 2, "cached": 0}}
+
+
+async def paid(stage: Stage, execution_id: str) -> None:
+    """What was said before the end is in the record, the usage and the spend."""
+    stored = await stage.executions.read(WS, execution_id)
+    assert stored is not None
+    assert stored.record["tokens_used"] == b"3"
+    assert orjson.loads(stored.record["spent"])["m"] == {"m": [3, 3]}
+    assert (await stage.show(execution_id))["tokens"] == CUT_OFF
+    hour = int(stored.record["completed_at"]) // 3_600_000
+    bucket = await stage.store.call("HMGET", keys.key("usage", WS, hour=str(hour)), "t", "t|m|m", "c|m|m")
+    assert bucket == [b"3", b"3", b"3"]
+    (month,) = await stage.store.call("KEYS", f"*{WS}*spend*-??")
+    assert int(await stage.store.call("HGET", month, "t")) == 3
+
+
+async def test_what_was_said_before_a_timeout_is_paid(stage: Stage, slow: Slow) -> None:
+    shown = await stage.run(ASKING, timeout=30)
+    assert (shown["status"], slow.said.is_set()) == ("timed_out", True)
+    await paid(stage, shown["id"])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+async def test_what_was_said_before_a_cancel_is_paid(stage: Stage, slow: Slow, beside: bool) -> None:
+    """Alone, and as one of several nodes that run at once."""
+    edges = [("entry", "a"), ("entry", "b")] if beside else [("entry", "a")]
+    execution_id = await stage.accept(flow(*edges, nodes={"a": ASKING["nodes"][-1]}))
+    stop = Stop()
+    task = asyncio.create_task(stage.performer.perform(await stage.claim(), stop))
+    await slow.said.wait()
+    stop.cancel()
+    await task
+    assert (await stage.show(execution_id))["status"] == "cancelled"
+    await paid(stage, execution_id)
+
+
 def spend(tokens: int, cost: float | None) -> Callable[[Call, Config], Awaitable[Outcome]]:
     async def act(call: Call, config: Config) -> Outcome:
         left = call.output_tokens_left()

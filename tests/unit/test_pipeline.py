@@ -192,7 +192,7 @@ class TestFailing:
         held = await lease(bench)
         await ingest(bench, Documents({"p": "poison"}), held=held)
         (note,), _ = await bench.jobs.documents(WS, held.job_id, "failed", 0, 1)
-        assert Listed.decode(orjson.dumps(orjson.loads(note)["found"])).found.location == "p"
+        assert Listed.of(orjson.loads(note)["found"]).found.location == "p"
 
 
 class TestFences:

@@ -49,8 +49,10 @@ class Office:
         self.reconciler = Reconciler(self.usage, self.executions, self.archive, clock)
         self._made = 0
 
-    async def ended(self, ms: int, tokens: int = 7, cost: int | None = 1_500, workspace: str = WS) -> str:
-        """cost: millionths of a USD."""
+    async def ended(
+        self, ms: int, tokens: int = 7, cost: int | None = 1_500, workspace: str = WS, known: int = 0
+    ) -> str:
+        """cost: millionths of a USD; known: the part of one that is not."""
         await self.store.call("HSET", keys.key("workspace", workspace), "name", "x")
         self._made += 1
         execution_id = first_id_at("exec", START + self._made)
@@ -58,7 +60,7 @@ class Office:
             Creation(workspace, execution_id, "", "", b'{"n":1}', "normal", ms, b'{"e":1}')
         )
         (claim,) = await self.queue.claim(keys.shard_of(workspace), "r", 60_000, 1)
-        spent = {"t": tokens, "c": cost, "p": 0, "g": 0, "m": {}}
+        spent = {"t": tokens, "c": cost, "p": 0, "g": 0, "m": {}, "k": known}
         facts = {"output": b"1", "tokens_used": str(tokens).encode(), "spent": json.dumps(spent).encode()}
         facts |= {} if cost is None else {"cost": str(cost / 1e6).encode()}
         ending = Ending("completed", facts)
@@ -91,19 +93,20 @@ def summary(found: Sequence[Comparison]) -> list[tuple[str, Sum, bool]]:
 
 async def test_equal_wherever_they_are(office: Office) -> None:
     early = [await office.ended(START + hour * HOUR_MS, hour, hour) for hour in (0, 5, 30)]
+    early.append(await office.ended(START + 31 * HOUR_MS, 0, None, known=12))
     await office.at(50)
     await office.archivist.round()
     await office.ledger.round()
-    kept = await office.ended(START + 49 * HOUR_MS, cost=None)
+    kept = await office.ended(START + 49 * HOUR_MS, cost=None, known=4)
     assert await office.executions.status(WS, early[0]) is None
     assert await office.executions.status(WS, kept) == "completed"
     expected = [
         ("2024-01-10", Sum(2, 5, 5), True),
-        ("2024-01-11", Sum(1, 30, 30), True),
-        ("2024-01-12", Sum(1, 7, 0), True),
+        ("2024-01-11", Sum(2, 30, 42), True),
+        ("2024-01-12", Sum(1, 7, 4), True),
     ]
     assert summary(await office.compare()) == expected
-    for execution_id in (early[1], early[2], kept):
+    for execution_id in (*early[1:], kept):
         await office.delete(execution_id)
     assert summary(await office.compare()) == expected
 

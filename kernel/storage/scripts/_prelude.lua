@@ -212,9 +212,10 @@ local function decoded(text)
 end
 
 -- What an ended execution adds to each count, and of each model {tokens, cost}, by the field `spent` of its record.
+-- Of a cost that is not known it is `k`, the part that is.
 local function use_of(spent)
   local said = spent and decoded(spent) or {}
-  local use = {e = 1, t = rounded(said.t), c = rounded(said.c), p = rounded(said.p), g = rounded(said.g)}
+  local use = {e = 1, t = rounded(said.t), c = rounded(said.c == cjson.null and said.k or said.c), p = rounded(said.p), g = rounded(said.g)}
   use.u = said.c == cjson.null and 1 or 0
   return use, type(said.m) == 'table' and said.m or {}
 end
@@ -293,7 +294,7 @@ local function journal_facts(ws, id)
   for _, text in ipairs(redis.call('HVALS', K.nodes(ws, id))) do add_node(sum, decoded(text)) end
   local cost = rounded(1e6 * sum.c)
   local use = {t = rounded(sum.t), c = cost, p = rounded(sum.p), g = rounded(sum.g), m = {}}
-  if sum.unknown then use.c = cjson.null end
+  if sum.unknown then use.c, use.k = cjson.null, cost end
   for name, model in pairs(sum.m) do
     use.m[name] = {rounded(model[1]), model.unknown and cjson.null or rounded(1e6 * model[2])}
   end
@@ -463,6 +464,15 @@ local function keep_document(ws, id, outcome, note)
   if redis.call('LLEN', list) < 10000 then redis.call('RPUSH', list, note) end
 end
 
+-- Gives a collection another name; both in lower case. False when another collection has it.
+local function rename_collection(ws, id, was, name)
+  local holder = redis.call('HGET', K.collection_names(ws), name)
+  if holder and holder ~= id then return false end
+  redis.call('HDEL', K.collection_names(ws), was)
+  redis.call('HSET', K.collection_names(ws), name, id)
+  return true
+end
+
 -- Where a document stands among the newest: an id that begins with the moment it was taken in, then its own.
 local function document_place(id, at)
   local digits, time = '0123456789ABCDEFGHJKMNPQRSTVWXYZ', ''
@@ -534,8 +544,8 @@ local function smallest_first(sets)
   table.sort(sets, function(a, b) return redis.call('ZCARD', a) < redis.call('ZCARD', b) end)
 end
 
--- A page of ids, newest first, of what is in all `sets` (zsets of score 0) and between two lexical bounds.
--- Returns up to limit + 1 ids (the one more tells that there is more) and the total without `before`.
+-- A page of ids, newest first, of what is in all `sets` (zsets of score 0) and, of a single one, between two lexical
+-- bounds: for several sets with bounds there is `meet.lua`. Returns up to limit + 1 ids (the one more tells that there is more) and the total without `before`.
 local function page(sets, low, high, before, offset, limit)
   smallest_first(sets)
   local all = low == '-' and high == '+'
@@ -547,11 +557,5 @@ local function page(sets, low, high, before, offset, limit)
     end
     return redis.call('ZREVRANGEBYLEX', sets[1], top, low, 'LIMIT', offset, limit + 1), total
   end
-  local ids = walk(sets, top, low, offset, limit)
-  if all then return ids, redis.call('ZINTERCARD', #sets, unpack(sets)) end
-  local total = 0
-  for _, id in ipairs(redis.call('ZRANGEBYLEX', sets[1], low, high)) do
-    if in_all(sets, id) then total = total + 1 end
-  end
-  return ids, total
+  return walk(sets, top, low, offset, limit), redis.call('ZINTERCARD', #sets, unpack(sets))
 end

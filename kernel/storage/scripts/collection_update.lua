@@ -2,9 +2,7 @@
 -- ARGV: ws, id, revision, its name and the new one in lower case, item
 local ws, id, revision, was, name = unpack(ARGV, 1, 5)
 if redis.call('HGET', K.collection(ws, id), 'revision') ~= revision then return 'changed' end
-if name ~= was and redis.call('HEXISTS', K.collection_names(ws), name) == 1 then return 'taken' end
-redis.call('HDEL', K.collection_names(ws), was)
-redis.call('HSET', K.collection_names(ws), name, id)
+if not rename_collection(ws, id, was, name) then return 'taken' end
 redis.call('HSET', K.collection(ws, id), 'item', ARGV[6])
 redis.call('HINCRBY', K.collection(ws, id), 'revision', 1)
 return 'ok'

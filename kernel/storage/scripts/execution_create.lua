@@ -14,7 +14,8 @@ if agent ~= '' then
   if version ~= '' and found[1] ~= version then return {'version', found[1]} end
 end
 if slots >= 0 and redis.call('SCARD', K.active(ws)) >= slots then return {'full'} end
-if tokens >= 0 and tonumber(redis.call('HGET', K.spend(ws, day), 't') or 0) >= tokens then return {'tokens'} end
+local left = tokens - tonumber(tokens >= 0 and redis.call('HGET', K.spend(ws, day), 't') or 0)
+if tokens >= 0 and left <= 0 then return {'tokens'} end
 
 local cap
 for _, budget in ipairs(budgets_over(ws, day, agent, key)) do
@@ -32,6 +33,7 @@ redis.call('HSET', record, 'spec', spec, 'agent', agent, 'status', 'running', 'p
   'created_at', now, 'epoch', 0, 'seq', 1, 'deliveries', 0, 'owner', '', 'reply_to', reply_to, 'key', key,
   'labels', table.concat(names, '\n'))
 if cap then redis.call('HSET', record, 'cap', string.format('%.0f', cap)) end
+if tokens >= 0 then redis.call('HSET', record, 'cap_tokens', string.format('%.0f', left)) end
 for i = 15 + labels, #ARGV, 2 do redis.call('HSET', K.nodes(ws, id), ARGV[i], ARGV[i + 1]) end
 append(ws, id, 1, event)
 redis.call('ZADD', K.executions(ws), 0, id)

@@ -8,6 +8,6 @@ local ids, total = page(sets, low, high, before, tonumber(offset), tonumber(limi
 local out = {total}
 for _, id in ipairs(ids) do
   out[#out + 1] = {id, unpack(redis.call('HMGET', K.execution(ws, id), 'agent', 'status', 'phase', 'created_at',
-    'started_at', 'completed_at', 'labels', 'tokens_used', 'cost'))}
+    'started_at', 'completed_at', 'labels', 'tokens_used', 'cost', 'spent'))}
 end
 return out

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Settles a holder's account with its workspace's bucket of requests: `kernel/metering/limits.py`, in Redis, and the
--- count of what was spent. Asked again with the same number, it answers the same and does nothing.
+-- count of what was spent. Asked again with the same number, or late with an earlier one, it does nothing.
 -- ARGV: ws, holder, key id, number of the ask, now in µs (0 is the server's), emission (0 unlimited), burst, hold in µs,
---       whether it may spare some (0 or 1), spent, kept, waiting, spare
+--       whether it may spare some (0 or 1), spent, kept, waiting, spare, how many are not to be counted
 -- Answer: granted, spare, remaining, wait, full, kept
 local ws, holder, key, number = unpack(ARGV, 1, 4)
 local now, emission, burst, hold = tonumber(ARGV[5]), tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -11,7 +11,7 @@ local waiting, spare = tonumber(ARGV[12]), tonumber(ARGV[13])
 local lease, whole = K.lease(ws, holder), '%.0f'
 
 local was = redis.call('HMGET', lease, 'number', 'spare', 'answer')
-if was[1] == number then return cjson.decode(was[3]) end
+if tonumber(was[1] or 0) >= tonumber(number) then return cjson.decode(was[3]) end
 if now == 0 then
   local t = redis.call('TIME')
   now = t[1] * 1000000 + t[2]
@@ -63,8 +63,8 @@ local function limited()
 end
 
 local answer = emission == 0 and {waiting, spare, 0, 0, 0, kept} or limited()
-local count = answer[1] + said
-if count > 0 then
+local count = answer[1] + said - tonumber(ARGV[14])
+if count ~= 0 then
   local usage = K.usage(ws, (use_hour(ws, math.floor(now / 1000))))
   redis.call('HINCRBY', usage, 'r', count)
   redis.call('HINCRBY', usage, 'r|k|' .. key, count)

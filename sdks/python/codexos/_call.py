@@ -1,9 +1,12 @@
 """One request as a resource describes it; the clients send it."""
 
+import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -14,18 +17,17 @@ from codexos.errors import error_of
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """query: absent where None. json: the body, if any. wait_s: how long the server itself may take on purpose.
+    """query: absent where None. json: the body, if any. upload: a file instead.
 
-    reads: whether it changes nothing, so that a repetition needs no `Idempotency-Key` though it is a POST.
-    idempotency_key: the caller's own, instead of one made here.
+    wait_s: how long the server itself may take on purpose. reads: whether it changes nothing, so that a repetition
+    needs no `Idempotency-Key` though it is a POST. idempotency_key: the caller's own, instead of one made here.
     """
 
     method: str
     path: str
     query: Mapping[str, Any] = field(default_factory=dict)
     json: Any = None
-    content: bytes | None = None
-    files: Mapping[str, Any] | None = None
+    upload: Path | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     wait_s: float = 0.0
     reads: bool = False
@@ -33,6 +35,15 @@ class Call:
 
     def params(self) -> dict[str, str]:
         return {name: written(value) for name, value in self.query.items() if value is not None}
+
+    @contextmanager
+    def files(self) -> Iterator[dict[str, Any] | None]:
+        """The form of an upload, opened anew for each try."""
+        if self.upload is None:
+            yield None
+            return
+        with self.upload.open("rb") as file:
+            yield {"file": (self.upload.name, file)}
 
     def own_headers(self) -> dict[str, str]:
         """Made once for all tries, so that they carry one key."""
@@ -70,6 +81,16 @@ class Unset:
 
 
 UNSET = Unset()
+
+
+class Countdown:
+    """Called, it tells how many seconds are left, none below 0; None: there is no end to them."""
+
+    def __init__(self, seconds: float | None):
+        self._ends = None if seconds is None else time.monotonic() + seconds
+
+    def __call__(self) -> float | None:
+        return None if self._ends is None else max(0.0, self._ends - time.monotonic())
 
 
 def value_of(response: httpx2.Response) -> Any:

@@ -1,17 +1,18 @@
 """Rows of tables as documents for a collection, and those in batches that one request can carry.
 
-A row has `text` and `location` (or `id`): the name under which the document is found again and replaced. It may have
-`title` and `metadata`. Anything that holds such rows will do: pandas, Arrow, Ray Data, or dictionaries one by one.
+A row has `text`, and `id` or `location`: the name under which the document is found again and replaced. It may have
+`title`, `metadata` and `vector`. What holds such rows: pandas, Arrow, Ray Data, or dictionaries one by one.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
 from typing import Any
 
-COLUMNS = frozenset({"id", "location", "text", "title", "metadata"})
-MOST_DOCUMENTS = 500
-MOST_BYTES = 4_000_000
-"""Of JSON in one batch, half of what a request may have."""
+COLUMNS = frozenset({"id", "location", "text", "title", "metadata", "vector"})
+MOST_DOCUMENTS = 2_000
+MOST_BYTES = 6_000_000
+"""Of JSON in one batch; a request may have 8 MB."""
 
 Batch = list[dict[str, Any]]
 
@@ -41,11 +42,11 @@ def document_of(row: Mapping[str, Any]) -> dict[str, Any]:
     if unknown := row.keys() - COLUMNS:
         raise ValueError(f"no such column of documents: {sorted(unknown)}; put it into `metadata`")
     known = {name: plain(value) for name, value in row.items() if not is_nothing(value)}
-    location = known.pop("location", None) or known.get("id")
-    known.pop("id", None)
-    if location is None or "text" not in known:
-        raise ValueError(f"a document needs `text` and `location` or `id`: {sorted(row)}")
-    return {"location": str(location), **known}
+    names = [known.pop(name, None) for name in ("id", "location")]
+    name = next((name for name in names if name is not None), None)
+    if name is None or "text" not in known:
+        raise ValueError(f"a document needs `text`, and `id` or `location`: this row has {sorted(row)}")
+    return {"id": str(name), **known}
 
 
 def batches(documents: Iterable[dict[str, Any]]) -> Iterator[Batch]:
@@ -60,6 +61,11 @@ def batches(documents: Iterable[dict[str, Any]]) -> Iterator[Batch]:
         size += weight
     if batch:
         yield batch
+
+
+def batch_key(batch: Batch) -> str:
+    """Always the same for the same documents."""
+    return sha256(json.dumps(batch, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def is_nothing(value: object) -> bool:

@@ -9,7 +9,7 @@
      │   ├─ NotFoundError          404  none such, or none of this workspace
      │   ├─ ConflictError          409  changed meanwhile, in use, or not possible in its state
      │   ├─ UnprocessableEntityError 422  something in the request is wrong: `details` names the field
-     │   ├─ RateLimitError         429  `limit` is requests, concurrent, tokens or budget
+     │   ├─ RateLimitError         429  `limit` is requests, concurrent, jobs, tokens or budget
      │   ├─ InternalServerError    5xx  a bug on the other side
      │   └─ UnavailableError       503  something there is down or starting
      └─ WaitTimeoutError                what was waited for goes on; only the waiting ended
@@ -91,7 +91,7 @@ class UnprocessableEntityError(APIStatusError):
 class RateLimitError(APIStatusError):
     @property
     def limit(self) -> str | None:
-        """Which limit was reached: `requests`, `concurrent`, `tokens` or `budget`."""
+        """Which limit was reached: `requests`, `concurrent`, `jobs`, `tokens` or `budget`."""
         return self.details.get("limit")
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "codexos"
 SOURCE, TARGET = PACKAGE / "_async", PACKAGE / "_sync"
-BY_HAND = {"__init__.py", "paging.py"}
+BY_HAND = {"__init__.py", "concurrency.py", "paging.py"}
 RULES = [
     (r"\bAsyncPages\b", "Page"),
     (r"\bAsyncGenerator\[(\w+), None\]", r"Generator[\1, None, None]"),
@@ -22,7 +22,6 @@ RULES = [
     (r"\b__a(enter|exit|iter|next)__\b", r"__\1__"),
     (r"\ba(close|closing|read|iter_bytes)\b", r"\1"),
     (r"\basynccontextmanager\b", "contextmanager"),
-    (r"\basyncio\b", "time"),
     (r"\b_async\b", "_sync"),
 ]
 
@@ -41,7 +40,10 @@ def generated() -> dict[str, str]:
 
 def _tidy(text: str) -> str:
     """Sorted, shortened and laid out anew: shorter names fit other lines."""
-    for command in (["check", "--fix", "--quiet", "--exit-zero"], ["format", "--quiet"]):
+    for command in (
+        ["check", "--fix", "--unsafe-fixes", "--select=I,F401,UP028", "--quiet"],
+        ["format", "--quiet"],
+    ):
         done = subprocess.run(
             [sys.executable, "-m", "ruff", *command, "--stdin-filename", str(TARGET / "x.py"), "-"],
             input=text,

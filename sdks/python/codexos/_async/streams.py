@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
@@ -11,8 +10,9 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import httpx2
 
+from codexos._async.concurrency import sleep
 from codexos._async.transport import AsyncTransport
-from codexos._call import Call
+from codexos._call import Call, Countdown
 from codexos._retries import pause
 from codexos.errors import APIConnectionError, CodexOSError, WaitTimeoutError, error_of
 
@@ -49,7 +49,7 @@ class AsyncEventStream(Generic[E]):
         timeout: float | None = None,
     ):
         self._transport, self._path, self._read = transport, path, read
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._left = Countdown(timeout)
         self.seq = after
         self._events = self._resumed()
 
@@ -83,7 +83,7 @@ class AsyncEventStream(Generic[E]):
                 failures = 0 if self.seq > before or time.monotonic() - began > LIVED_S else failures
                 if (wait_s := pause(error, failures, self._transport.options.max_retries)) is None:
                     raise
-            await asyncio.sleep(wait_s)
+            await sleep(wait_s)
             failures += 1
 
     async def _connected(self) -> AsyncGenerator[E, None]:
@@ -101,11 +101,10 @@ class AsyncEventStream(Generic[E]):
 
     def _patience(self) -> float:
         """Seconds that nothing may come. Raises WaitTimeoutError at the deadline."""
-        if self._deadline is None:
-            return SILENCE_S
-        if (left := self._deadline - time.monotonic()) <= 0:
+        left = self._left()
+        if left == 0:
             raise WaitTimeoutError(f"{self._path} has not come to its end in time")
-        return min(SILENCE_S, left)
+        return SILENCE_S if left is None else min(SILENCE_S, left)
 
 
 def _told(data: str) -> CodexOSError:

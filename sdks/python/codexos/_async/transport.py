@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
 import httpx2
 
+from codexos._async.concurrency import sleep
 from codexos._call import Call
 from codexos._connection import Connection
 from codexos._limits import RateLimits, limits_of
@@ -52,7 +52,7 @@ class AsyncTransport:
                 if (wait_s := pause(error, attempt, self.options.max_retries)) is None:
                     raise
                 log.debug("%s %s failed (%s), again in %.1f s", call.method, call.path, error, wait_s)
-            await asyncio.sleep(wait_s)
+            await sleep(wait_s)
             attempt += 1
 
     @asynccontextmanager
@@ -65,23 +65,25 @@ class AsyncTransport:
     async def _opened(
         self, call: Call, headers: dict[str, str], silence_s: float
     ) -> AsyncIterator[httpx2.Response]:
-        try:
-            async with self.http.stream(
+        with call.files() as files:
+            request = self.http.build_request(
                 call.method,
                 self.connection.base_url + call.path,
-                params=call.params(),
+                params=call.params() or None,
                 json=call.json,
-                content=call.content,
-                files=call.files,
+                files=files,
                 headers={**self._headers(), **headers},
                 timeout=httpx2.Timeout(silence_s, connect=min(CONNECT_S, silence_s)),
-            ) as response:
-                self._note(response.headers)
-                if response.status_code >= 300 and response.status_code != 304:
-                    raise await _refusal(response)
-                yield response
-        except httpx2.RequestError as error:
-            raise disconnected(error) from error
+            )
+            try:
+                response = await self.http.send(request, stream=True)
+                async with aclosing(response):
+                    self._note(response.headers)
+                    if response.status_code >= 300 and response.status_code != 304:
+                        raise await _refusal(response)
+                    yield response
+            except httpx2.RequestError as error:
+                raise disconnected(error) from error
 
     def _headers(self) -> dict[str, str]:
         own = {"authorization": f"Bearer {self.connection.api_key}", "user-agent": AGENT}

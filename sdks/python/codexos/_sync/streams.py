@@ -10,8 +10,9 @@ from typing import Any, Generic, Protocol, Self, TypeVar
 
 import httpx2
 
-from codexos._call import Call
+from codexos._call import Call, Countdown
 from codexos._retries import pause
+from codexos._sync.concurrency import sleep
 from codexos._sync.transport import Transport
 from codexos.errors import APIConnectionError, CodexOSError, WaitTimeoutError, error_of
 
@@ -48,7 +49,7 @@ class EventStream(Generic[E]):
         timeout: float | None = None,
     ):
         self._transport, self._path, self._read = transport, path, read
-        self._deadline = None if timeout is None else time.monotonic() + timeout
+        self._left = Countdown(timeout)
         self.seq = after
         self._events = self._resumed()
 
@@ -82,7 +83,7 @@ class EventStream(Generic[E]):
                 failures = 0 if self.seq > before or time.monotonic() - began > LIVED_S else failures
                 if (wait_s := pause(error, failures, self._transport.options.max_retries)) is None:
                     raise
-            time.sleep(wait_s)
+            sleep(wait_s)
             failures += 1
 
     def _connected(self) -> Generator[E, None, None]:
@@ -100,11 +101,10 @@ class EventStream(Generic[E]):
 
     def _patience(self) -> float:
         """Seconds that nothing may come. Raises WaitTimeoutError at the deadline."""
-        if self._deadline is None:
-            return SILENCE_S
-        if (left := self._deadline - time.monotonic()) <= 0:
+        left = self._left()
+        if left == 0:
             raise WaitTimeoutError(f"{self._path} has not come to its end in time")
-        return min(SILENCE_S, left)
+        return SILENCE_S if left is None else min(SILENCE_S, left)
 
 
 def _told(data: str) -> CodexOSError:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +15,7 @@ from codexos._connection import Connection
 from codexos._limits import RateLimits, limits_of
 from codexos._options import AGENT, CONNECT_S, Options
 from codexos._retries import is_gone, pause
+from codexos._sync.concurrency import sleep
 from codexos.errors import CodexOSError, disconnected, error_of
 
 log = logging.getLogger("codexos")
@@ -52,7 +52,7 @@ class Transport:
                 if (wait_s := pause(error, attempt, self.options.max_retries)) is None:
                     raise
                 log.debug("%s %s failed (%s), again in %.1f s", call.method, call.path, error, wait_s)
-            time.sleep(wait_s)
+            sleep(wait_s)
             attempt += 1
 
     @contextmanager
@@ -63,23 +63,25 @@ class Transport:
 
     @contextmanager
     def _opened(self, call: Call, headers: dict[str, str], silence_s: float) -> Iterator[httpx2.Response]:
-        try:
-            with self.http.stream(
+        with call.files() as files:
+            request = self.http.build_request(
                 call.method,
                 self.connection.base_url + call.path,
-                params=call.params(),
+                params=call.params() or None,
                 json=call.json,
-                content=call.content,
-                files=call.files,
+                files=files,
                 headers={**self._headers(), **headers},
                 timeout=httpx2.Timeout(silence_s, connect=min(CONNECT_S, silence_s)),
-            ) as response:
-                self._note(response.headers)
-                if response.status_code >= 300 and response.status_code != 304:
-                    raise _refusal(response)
-                yield response
-        except httpx2.RequestError as error:
-            raise disconnected(error) from error
+            )
+            try:
+                response = self.http.send(request, stream=True)
+                with closing(response):
+                    self._note(response.headers)
+                    if response.status_code >= 300 and response.status_code != 304:
+                        raise _refusal(response)
+                    yield response
+            except httpx2.RequestError as error:
+                raise disconnected(error) from error
 
     def _headers(self) -> dict[str, str]:
         own = {"authorization": f"Bearer {self.connection.api_key}", "user-agent": AGENT}

@@ -1,0 +1,241 @@
+"""Search in collections: what is near the query by its meaning, what has its words, or both.
+
+Only what the manifest has is shown: the vector store is asked for more than is wanted, and for still more when too
+little of it is left. Of both ways the ranks are merged (reciprocal rank fusion), for their scores do not compare.
+
+score, from 0 to 1: `dense`: the likeness by the collection's metric. `keyword`: BM25 / (BM25 + 1). `hybrid`: how far up
+it stands, 1 for what is first both ways, 0.5 at most for what only one way finds. With `rerank`: what that model says.
+Of several collections: how far up it stands in its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+from pydantic import AfterValidator, Field, StrictBool
+
+from kernel.errors import NotFound, Unavailable, ValidationError
+from kernel.knowledge import filters
+from kernel.knowledge.collections import Collections
+from kernel.knowledge.conditions import condition
+from kernel.knowledge.ranking import Ranked, Way, fused, merged
+from kernel.knowledge.record import CollectionRecord
+from kernel.models.seam import Tokens
+from kernel.shape import Shape
+from kernel.storage.chunks import Capabilities, Hit, Query, VectorsMissing
+from kernel.storage.vectors import VectorStore
+from kernel.text import clean_text
+
+if TYPE_CHECKING:
+    from kernel.models.embedding import Embedder  # brings numpy along
+
+Mode = Literal["hybrid", "dense", "keyword"]
+
+LONGEST_QUERY = 8000
+MOST_RESULTS = 100
+RERANKED = 50
+"""Results that are put in a new order, where as many are not asked for."""
+SHALLOWEST, DEEPEST = 20, 4096
+DEEPER = 4
+
+
+def _query(text: str) -> str:
+    if not text.strip():
+        raise ValueError("must not be blank")
+    return clean_text(text, LONGEST_QUERY)
+
+
+QueryText = Annotated[str, AfterValidator(_query)]
+
+
+class SearchOrder(Shape):
+    """rerank: true is the model that is there, or the name of one."""
+
+    query: QueryText = Field(description=f"1 to {LONGEST_QUERY} characters")
+    top_k: int = Field(10, ge=1, le=MOST_RESULTS)
+    filters: dict[str, Any] | None = Field(
+        None, description="`{field: value}` or `{field: {operator: value}}`, joined by `and`, `or`, `not`"
+    )
+    mode: Mode = "hybrid"
+    rerank: StrictBool | Annotated[str, Field(min_length=1, max_length=256)] = False
+    min_score: float | None = Field(None, ge=0, le=1)
+
+
+class RerankModels(Protocol):
+    """As `kernel.models.catalog.Catalog` has it."""
+
+    def check_rerank(self, model_id: str) -> str | None:
+        """None when a search may name it, else the reason."""
+        ...
+
+    async def rerank(self, model_id: str, query: str, texts: Sequence[str]) -> Sequence[float]:
+        """How well each text fits, 1 at most; below 0 is not at all."""
+        ...
+
+    @property
+    def default_rerank(self) -> str: ...
+
+
+class Bill(Protocol):
+    """Who pays for models that a search calls."""
+
+    def admit(self, model: str, text: str) -> None:
+        """Before a call. Raises RateLimitError."""
+        ...
+
+    def used(self, model: str, tokens: Tokens) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """fallback: the mode that was used when it is not the one that was asked for."""
+
+    results: list[Ranked]
+    took_ms: int
+    fallback: Mode | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """One search, ready to be asked of any of its collections. vectors: the query's, by model."""
+
+    query: str
+    wanted: filters.Filter
+    mode: Mode
+    count: int
+    vectors: Mapping[str, list[float]]
+    server: Capabilities
+
+    def ways(self, model: str) -> dict[Way, list[float] | str]:
+        dense = {"dense": self.vectors[model]} if self.mode != "keyword" else {}
+        return dense | ({"keyword": self.query} if self.mode != "dense" else {})  # type: ignore[return-value]
+
+
+class Search:
+    def __init__(
+        self,
+        collections: Collections,
+        vectors: VectorStore,
+        embedder: "Callable[[str, str], Embedder]",
+        models: RerankModels,
+    ):
+        """embedder: by workspace and model."""
+        self._collections, self._vectors = collections, vectors
+        self._embedder, self._models = embedder, models
+
+    async def search(
+        self, ws: str, records: Sequence[CollectionRecord], order: SearchOrder, bill: Bill | None = None
+    ) -> Found:
+        """Raises ValidationError, ProviderError, Unavailable."""
+        began = time.perf_counter()
+        wanted = filters.read(order.filters or {})
+        reranker = self._reranker(order)
+        full = [record for record in records if record.stored.documents]
+        ask = await self._prepared(ws, full, order, wanted, bill)
+        found = await asyncio.gather(*(self._ranked(ws, record, ask) for record in full))
+        least = order.min_score or 0.0
+        if reranker is not None:
+            results = await self._reordered(reranker, order.query, [one for each in found for one in each])
+            results = [one for one in results if one.score >= least]
+        else:
+            results = merged([[one for one in each if one.score >= least] for each in found])
+        took_ms = round((time.perf_counter() - began) * 1000)
+        return Found(results[: order.top_k], took_ms, ask.mode if ask.mode != order.mode else None)
+
+    async def of_one(
+        self, ws: str, name: str, only: Collection[str] | None, order: SearchOrder, bill: Bill
+    ) -> Found:
+        """In a collection by its id or name. only: the ids of those that may be read. Raises NotFound too."""
+        record = await self._collections.named(ws, name)
+        if only is not None and record.id not in only:
+            raise NotFound("Collection not found")
+        return await self.search(ws, [record], order, bill)
+
+    def _reranker(self, order: SearchOrder) -> str | None:
+        if not order.rerank:
+            return None
+        model = self._models.default_rerank if order.rerank is True else order.rerank
+        if reason := self._models.check_rerank(model):
+            raise ValidationError.at("rerank", reason)
+        return model
+
+    async def _prepared(
+        self,
+        ws: str,
+        records: Sequence[CollectionRecord],
+        order: SearchOrder,
+        wanted: filters.Filter,
+        bill: Bill | None,
+    ) -> _Ask:
+        server = await self._vectors.capabilities()
+        if order.mode == "keyword" and not server.keyword:
+            raise ValidationError.at("mode", "The vector store of this installation cannot search by keyword")
+        mode = order.mode if server.keyword else "dense"
+        models = {record.item.embedding_model for record in records} if mode != "keyword" else set()
+        vectors = {model: await self._embedded(ws, model, order.query, bill) for model in models}
+        count = max(order.top_k, RERANKED) if order.rerank else order.top_k
+        return _Ask(order.query, wanted, mode, count, vectors, server)
+
+    async def _embedded(self, ws: str, model: str, query: str, bill: Bill | None) -> list[float]:
+        embedder = self._embedder(ws, model)
+        if bill is None:
+            rows = await embedder.embed([query])
+        else:
+            bill.admit(model, query)
+            rows = await embedder.embed([query], lambda tokens: bill.used(model, tokens))
+        vector: list[float] = rows[0].tolist()
+        return vector
+
+    async def _ranked(self, ws: str, record: CollectionRecord, ask: _Ask) -> list[Ranked]:
+        """The best of one collection, none when it is deleted meanwhile."""
+        try:
+            return await self._deepened(ws, record, ask)
+        except VectorsMissing:
+            pass
+        try:
+            record = await self._collections.get(ws, record.id)
+            return await self._deepened(ws, record, ask)
+        except NotFound:
+            return []
+        except VectorsMissing:
+            reason = {"reason": "vectors_missing", "collection_id": record.id}
+            raise Unavailable("The vectors of this collection are not there", reason) from None
+
+    async def _deepened(self, ws: str, record: CollectionRecord, ask: _Ask) -> list[Ranked]:
+        ways = ask.ways(record.item.embedding_model)
+        asked = condition(ask.wanted, ask.server)
+        depth = max(SHALLOWEST, 2 * ask.count)
+        while True:
+            queries = [Query(by, depth, asked) for by in ways.values()]
+            lists = await asyncio.gather(*(self._vectors.search(record.vectors, one) for one in queries))
+            shown = await self._visible(ws, record, ask, lists)
+            ranked = fused(record, dict(zip(ways, shown, strict=True)))
+            exhausted = all(len(hits) < depth for hits in lists)
+            if len(ranked) >= ask.count or exhausted or depth >= DEEPEST:
+                return ranked[: ask.count]
+            depth *= DEEPER
+
+    async def _visible(
+        self, ws: str, record: CollectionRecord, ask: _Ask, lists: Sequence[Sequence[Hit]]
+    ) -> list[list[Hit]]:
+        documents = {hit.document_id for hits in lists for hit in hits}
+        live = await self._collections.store.live(ws, record.id, documents)
+        return [
+            [
+                hit
+                for hit in hits
+                if live.get(hit.document_id) == hit.version and filters.matches(ask.wanted, hit)
+            ]
+            for hits in lists
+        ]
+
+    async def _reordered(self, model: str, query: str, results: Sequence[Ranked]) -> list[Ranked]:
+        if not results:
+            return []
+        scores = await self._models.rerank(model, query, [one.hit.text for one in results])
+        scored = [
+            replace(one, score=min(1.0, max(0.0, score))) for one, score in zip(results, scores, strict=True)
+        ]
+        return sorted(scored, key=lambda one: -one.score)
