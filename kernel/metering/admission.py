@@ -2,7 +2,7 @@
 
 An account holds the spare requests of one key. While it has some, a request costs no call. A busy one is refilled
 before it is empty, by as much as the last 0.2 s asked for; a slow one has one to spare while it goes on. What was
-spent is told within 100 ms, what is not spent within 10 s goes back. All accounts of a meter share its one call in
+spent is told within 0.25 s, what is not spent within 20 s goes back. All accounts of a meter share its one call in
 flight: those that come meanwhile leave with the next. An ask that got no answer is sent again as it was, and
 settled once, so a meter that dies on the way loses nothing.
 """
@@ -28,9 +28,9 @@ PATIENCE_S = 1.0
 ANSWER_WITHIN_S = 2.0
 DEMAND_S = 0.2
 MOST_SPARE = 1_000
-KEEP_S = 10.0
+KEEP_S = 20.0
 """How long spare requests are spent; the rest of the hold is for their way back."""
-TELL_S = 0.1
+TELL_S = 0.25
 ACCOUNTS = 20_000
 RECHECK_S = 1.0
 """A refused key asks again after this long: others may have given back, or the limits have changed."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
-HOLD = 15 * SECOND
+HOLD = 25 * SECOND
 """How long spare requests are reserved for a holder that is silent."""
 SMALLEST_SHARED = 64
 """A bucket that takes fewer at once has none to spare: the holder of one would keep it from another."""

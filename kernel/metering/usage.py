@@ -6,6 +6,7 @@ Every sum is of whole hours. What was stored is the mean over the hours that wer
 import asyncio
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,8 +24,10 @@ MOST_GROUPS = 1_000
 """Groups that are shown by name; what the others used is under `OTHER`."""
 MOST_KEPT = 20_000
 """Groups that are kept while they are added up: values that are used once would fill the memory."""
-MOST_ROWS = 200_000
-"""Rows of an export."""
+MOST_ROWS = 50_000
+"""Rows of an export, which is built in memory."""
+GROUPED_AT_ONCE = 2
+"""Grouped reads that a process makes at a time, each of which keeps the store and this process busy; others wait."""
 OTHER = "(other)"
 NONE = ""
 """What is counted under this has no value, although others may have several: labels."""
@@ -136,6 +139,7 @@ class Sums:
 class Usage:
     def __init__(self, store: UsageStore, tariff: Tariff):
         self._store, self._tariff = store, tariff
+        self._grouped = asyncio.Semaphore(GROUPED_AT_ONCE)
 
     async def stats(
         self, workspace_id: str, period: Period, group_by: GroupBy | None = None
@@ -161,6 +165,12 @@ class Usage:
         ]
 
     async def _sums(self, workspace_id: str, period: Period, group_by: GroupBy | None, by_part: bool) -> Sums:
+        async with self._grouped if group_by else nullcontext():
+            return await self._added_up(workspace_id, period, group_by, by_part)
+
+    async def _added_up(
+        self, workspace_id: str, period: Period, group_by: GroupBy | None, by_part: bool
+    ) -> Sums:
         parts, kind = period.parts(), KINDS[group_by] if group_by else None
         groups: list[dict[str, Counts]] = [{} for _ in (parts if by_part else (0,))] if kind else []
         sums = Sums(parts, [NOTHING] * len(parts), groups)

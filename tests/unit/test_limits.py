@@ -223,7 +223,7 @@ class TestInRedis:
         await store.call("DEL", keys.key("holders", "ws_1"))
         settled = await meter.settle_at(_ask(WIDE, 1, waiting=1)._replace(holder="other"), now)
         assert (settled.granted, settled.remaining) == (1, 99)
-        later = await meter.settle_at(_ask(WIDE, 2)._replace(holder="other"), now + 20 * SECOND)
+        later = await meter.settle_at(_ask(WIDE, 2)._replace(holder="other"), now + 40 * SECOND)
         assert later.remaining == 200
 
 
@@ -324,7 +324,7 @@ class TestAdmission:
         door = Admission(desk, now)
         for _ in range(5):
             assert (await door.admit("ws_1", "key_1", WIDE)).admitted
-            now.s += 20
+            now.s += 40
         assert [(ask.waiting, ask.kept + ask.spare) for ask in desk.asks] == [(1, 1), *[(1, 0)] * 4]
 
     async def test_a_slow_caller_has_one_to_spare(self) -> None:
@@ -354,7 +354,7 @@ class TestAdmission:
         door = Admission(desk, now)
         for _ in range(2):
             await asyncio.gather(*(door.admit("ws_1", "key_1", WIDE) for _ in range(20)))
-        now.s += 20
+        now.s += 40
         await door.admit("ws_1", "key_1", WIDE)
         assert sum(ask.spare for ask in desk.asks[:-1]) > 0
         assert (desk.asks[-1].waiting, desk.asks[-1].kept) == (1, 0)
