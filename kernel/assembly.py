@@ -40,7 +40,7 @@ from kernel.metering.budgets import Budgets
 from kernel.metering.ledger import Ledger
 from kernel.metering.plans import Plans
 from kernel.metering.reconcile import Reconciler
-from kernel.metering.sampler import Sampler, objects_of
+from kernel.metering.sampler import Sampler, Weigher, objects_of
 from kernel.metering.tariff import Tariff
 from kernel.metering.usage import Usage
 from kernel.models.catalog import Catalog
@@ -191,7 +191,9 @@ class Kernel:
             idempotency=Idempotency(store, clock),
             tickets=Tickets(store),
             archivist=Archivist(execution_store, archive, clock, settings.retention),
-            books=_books(settings, clock, store, objects, execution_store, archive, tariff),
+            books=_books(
+                settings, clock, store, objects, execution_store, archive, tariff, collections.weigh
+            ),
             collections=collections,
             search=search,
             ingestion=_ingestion(
@@ -233,13 +235,14 @@ def _books(
     executions: ExecutionStore,
     archive: Archive,
     tariff: Tariff,
+    vectors: Weigher,
 ) -> Books:
     files = UsageFiles(objects)
     usage = UsageStore(store, files)
     return Books(
         usage=Usage(usage, tariff),
         ledger=Ledger(usage, files, clock, settings.metering),
-        sampler=Sampler(usage, (usage.weigh, objects_of(objects)), clock),
+        sampler=Sampler(usage, (usage.weigh, objects_of(objects), vectors), clock),
         reconciler=Reconciler(usage, executions, archive, clock),
     )
 

@@ -268,12 +268,15 @@ class ApiKeyPage(PageShape):
 
 
 class LimitsShape(BaseModel):
-    model_config = _shape(requests_per_hour=10_000, burst=500, concurrent=50, tokens_per_day=None)
+    model_config = _shape(
+        requests_per_hour=10_000, burst=500, concurrent=50, tokens_per_day=None, ingest_mb_per_day=None
+    )
 
     requests_per_hour: int | None = Field(description="null: unlimited")
     burst: int | None
     concurrent: int | None
     tokens_per_day: int | None
+    ingest_mb_per_day: int | None
 
 
 RoleName = Literal["owner", "admin", "developer", "viewer"]

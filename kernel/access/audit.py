@@ -29,6 +29,8 @@ COLUMNS = (
     *("id", "created_at", "user_id", "key_id", "action"),
     *("target", "outcome", "request_id", "address", "details"),
 )
+MAX_DETAILS = 2048
+"""Bytes of an entry's details as JSON."""
 CHUNK = 500
 """Entries that an export reads at once."""
 
@@ -45,7 +47,10 @@ LOCAL = Origin()
 
 
 class AuditEntry(BaseModel):
-    """`at` in ms. `target` is the id of what was acted on, `details` what was done to it: never a secret."""
+    """`at` in ms. `target` is the id of what was acted on, `details` what was done to it: never a secret.
+
+    Of details over `MAX_DETAILS` the parts that fit are kept, with `truncated`.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -61,7 +66,8 @@ class AuditEntry(BaseModel):
 
     def text(self) -> str:
         """As it is stored, under a new id."""
-        return f"{id_at('evt', self.at)} {orjson.dumps(self.model_dump()).decode()}"
+        entry = self.model_dump() | {"details": _capped(self.details)}
+        return f"{id_at('evt', self.at)} {orjson.dumps(entry).decode()}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +164,16 @@ class Trail:
                 yield part
                 part = b""
         yield part
+
+
+def _capped(details: dict[str, Any]) -> dict[str, Any]:
+    if len(orjson.dumps(details)) <= MAX_DETAILS:
+        return details
+    kept: dict[str, Any] = {"truncated": True}
+    for name, value in details.items():
+        if len(orjson.dumps(kept | {name: value})) <= MAX_DETAILS:
+            kept[name] = value
+    return kept
 
 
 def _shown(row: bytes) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from kernel.access.principal import Principal
 from kernel.access.record import ApiKey
-from kernel.access.roles import Role, effective
+from kernel.access.roles import Role, effective, least
 from kernel.access.secret import HASH_BYTES, key_id_of, keyed_hash
 from kernel.clock import Clock
 from kernel.errors import AuthenticationError, Unavailable
@@ -46,6 +46,9 @@ class Seen:
 
     def opens(self, digest: bytes, now_ms: int) -> bool:
         return hmac.compare_digest(self.hash, digest) and self.holds(now_ms)
+
+    def may_be_of(self, workspace_id: str) -> bool:
+        return self.principal is None or self.principal.workspace_id == workspace_id
 
     def holds(self, now_ms: int) -> bool:
         return self.principal is not None and (self.expires_at is None or now_ms < self.expires_at)
@@ -123,14 +126,20 @@ class Authentication:
         return seen.principal
 
     def forget(self, changed_id: str) -> None:
-        """Drops what was known of a key, or of all keys when a workspace or its members changed.
+        """Drops what was known of a key, or of a workspace's keys when it or its members changed.
 
-        Answers on their way do not count.
+        Answers on their way do not count. A key falls in its workspace's shard, which is all there is to go by for
+        those that open nothing and those that are asked for.
         """
         self._asking.pop(changed_id, None)
         self._seen.pop(changed_id, None)
         if changed_id.startswith("ws_"):
-            self.forget_all()
+            shard = shard_of(changed_id)
+            for key_id in [key_id for key_id in self._asking if shard_of(key_id) == shard]:
+                del self._asking[key_id]
+            for key_id in [*self._seen]:
+                if shard_of(key_id) == shard and self._seen[key_id].may_be_of(changed_id):
+                    del self._seen[key_id]
 
     def forget_all(self) -> None:
         self._asking.clear()
@@ -193,10 +202,10 @@ def _heed(task: "asyncio.Task[Any]") -> None:
 
 
 def _seen(found: FoundKey | None, now_ms: int, number: int) -> Seen:
-    if found is None or not found.active or found.role is None:
+    if found is None or not found.active or None in found.roles:
         return Seen(now_ms, number)
     key = ApiKey.model_validate_json(found.record)
-    who = principal_of(key, found, Role(found.role))
+    who = principal_of(key, found, least(Role(role) for role in found.roles if role))
     return Seen(now_ms, number, found.hash, who, key.expires_at, found.used_ms)
 
 
@@ -213,4 +222,5 @@ def principal_of(key: ApiKey, found: FoundKey, role: Role) -> Principal:
         agents=None if key.agents is None else frozenset(key.agents),
         collections=None if key.collections is None else frozenset(key.collections),
         delegated=key.delegated,
+        makers=frozenset(key.makers),
     )

@@ -17,6 +17,8 @@ from kernel.paging import Page, PageQuery
 from kernel.storage.access import AccessStore, NewKey, StoredKey, id_in
 from kernel.storage.keys import shard_of
 
+MAX_KEYS = 1000
+"""Of a workspace."""
 _UNKNOWN = "API key not found"
 Found = tuple[StoredKey, ApiKey]
 
@@ -56,7 +58,7 @@ class ApiKeys:
         lost: str | None = None,
         idempotency_record: str = "",
     ) -> IssuedKey:
-        """Raises AuthorizationError naming what `who` lacks, NotFound for a workspace not theirs.
+        """Raises AuthorizationError naming what `who` lacks, NotFound for a workspace not theirs, Conflict.
 
         lost: the key that an earlier try had made; nobody knows its secret, so it is revoked.
         """
@@ -64,7 +66,7 @@ class ApiKeys:
         user = who.user_id if order.user_id is None else order.user_id
         async with self._trail.watching(who, origin, "key.create"):
             await self._check_for_whom(who, workspace, user)
-            key = self._drawn_up(who, workspace, user, order)
+            key = self._drawn_up(who, workspace, user, order, await self._makers(who, user))
             _check_grant(who, key)
         self._check_expiry(key.expires_at)
         if lost is not None:
@@ -75,8 +77,10 @@ class ApiKeys:
         return await self.store(key, audit, idempotency_record)
 
     async def store(self, key: ApiKey, audit: str, idempotency_record: str = "") -> IssuedKey:
+        """Raises Conflict for a workspace that is full of keys."""
         issued, new = self.draft(key)
-        await self._store.add_key(key.workspace_id, new, audit, idempotency_record)
+        if not await self._store.add_key(key.workspace_id, new, MAX_KEYS, audit, idempotency_record):
+            raise _full()
         return issued
 
     def draft(self, key: ApiKey) -> tuple[IssuedKey, NewKey]:
@@ -86,10 +90,15 @@ class ApiKeys:
         return IssuedKey(key, token), stored
 
     async def get(self, who: Principal, key_id: str) -> dict[str, Any]:
+        """Raises NotFound, AuthorizationError: a limited key sees itself alone."""
+        if key_id != who.key_id:
+            who.require_unlimited()
         stored, key = await self._read(who, key_id)
         return key.shown(stored.used_ms)
 
     async def list(self, who: Principal, query: PageQuery) -> Page[dict[str, Any]]:
+        """Raises AuthorizationError for a limited key."""
+        who.require_unlimited()
         total, rows = await self._store.list_keys(who.workspace_id, query)
         items = [_parsed(row).shown(row.used_ms) for row in rows[: query.limit]]
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
@@ -113,6 +122,8 @@ class ApiKeys:
                 _check_grant(who, changed)
             if "expires_at" in patch.model_fields_set:
                 self._check_expiry(changed.expires_at)
+            if changed == key:
+                return key.shown(stored.used_ms)
             record = changed.model_dump_json()
             audit = self._trail.text(who, origin, "key.update", key_id, details)
             if await self._store.change_key(who.workspace_id, key_id, stored.record, record, audit):
@@ -151,7 +162,7 @@ class ApiKeys:
 
         lost: the successor that an earlier try had made, with a secret nobody knows: this one takes its place,
         whatever became of the key meanwhile. Raises NotFound, AuthorizationError, Conflict for a key that has
-        expired or was rotated.
+        expired or was rotated, and for a workspace that is full of keys.
         """
         while True:
             old, earlier = await self._find(who, key_id), await self._find(who, lost or "")
@@ -162,13 +173,19 @@ class ApiKeys:
             now = self._clock.now_ms()
             if earlier is None:
                 _check_rotates(source[1], now)
-            issued, new = self.draft(_successor(who, source[1], now))
+            makers = await self._makers(who, source[1].user_id)
+            issued, new = self.draft(_successor(who, source[1], now, makers))
             end, left = _end(old, now, order.overlap_ms, new.id)
             details = {"successor": new.id, "expires_at": rfc3339(end)}
             audit = self._trail.text(who, origin, "key.rotate", key_id, details)
             was = (key_id, old[0].record if old else b"", left)
             gone = lost if lost and earlier else ""
-            if await self._store.rotate_key(who.workspace_id, was, new, gone, audit, idempotency_record):
+            said = await self._store.rotate_key(
+                who.workspace_id, was, new, gone, MAX_KEYS, audit, idempotency_record
+            )
+            if said == "full":
+                raise _full()
+            if said == "ok":
                 self._changed(key_id)
                 self._changed(gone)
                 return IssuedKey(issued.key, issued.token, {"id": key_id, "expires_at": rfc3339(end)})
@@ -182,13 +199,26 @@ class ApiKeys:
         stored = await self._store.read_key(who.workspace_id, key_id) if is_id("key", key_id) else None
         return None if stored is None else (stored, _parsed(stored))
 
-    def _drawn_up(self, who: Principal, workspace: str, user: str, order: KeyCreate) -> ApiKey:
+    async def _makers(self, who: Principal, user: str) -> frozenset[str]:
+        """Whose roles bound a key that `who` makes for a user, beside the user's own.
+
+        The operator may leave a workspace that was made for others, and what was made for them there stays.
+        """
+        makers = who.makers
+        if user != who.user_id and not await self._membership.is_operator(who):
+            makers |= {who.user_id}
+        return makers
+
+    def _drawn_up(
+        self, who: Principal, workspace: str, user: str, order: KeyCreate, makers: frozenset[str]
+    ) -> ApiKey:
         return ApiKey(
             id=id_in(shard_of(workspace), "key"),
             workspace_id=workspace,
             user_id=user,
             created_by=who.user_id,
             delegated=who.delegated or user != who.user_id,
+            makers=sorted(makers),
             environment=who.environment,
             created_at=self._clock.now_ms(),
             **order.model_dump(exclude={"workspace_id", "user_id"}),
@@ -217,6 +247,10 @@ class ApiKeys:
             raise ValidationError.at("expires_at", "must be in the future")
 
 
+def _full() -> Conflict:
+    return Conflict(f"A workspace has at most {MAX_KEYS} API keys", {"reason": "api_keys"})
+
+
 def _parsed(stored: StoredKey) -> ApiKey:
     return ApiKey.model_validate_json(stored.record)
 
@@ -233,11 +267,12 @@ def _changes(patch: KeyPatch) -> dict[str, Any]:
     return changes | {"replaced_by": None} if "expires_at" in changes else changes
 
 
-def _successor(who: Principal, key: ApiKey, now_ms: int) -> ApiKey:
+def _successor(who: Principal, key: ApiKey, now_ms: int, makers: frozenset[str]) -> ApiKey:
     """Whoever rotates another's key, or with another's, holds a key that somebody else made."""
     delegated = key.delegated or who.delegated or who.user_id != key.user_id
     changes = {"created_at": now_ms, "created_by": who.user_id, "delegated": delegated, "replaced_by": None}
-    return key.model_copy(update={"id": id_in(shard_of(key.workspace_id), "key"), **changes})
+    name = id_in(shard_of(key.workspace_id), "key")
+    return key.model_copy(update={"id": name, "makers": sorted(makers), **changes})
 
 
 def _end(old: Found | None, now_ms: int, overlap_ms: int, successor: str) -> tuple[int, str]:

@@ -38,7 +38,7 @@ AnyRole = Annotated[Role, Field(strict=False)]
 
 
 class MemberCreate(Shape):
-    """`user_id`: somebody who shares a workspace with the caller; without it a user is made, who has a name."""
+    """`user_id`: a member of a workspace that the caller manages; without it a user is made, who has a name."""
 
     role: AnyRole
     user_id: str | None = None
@@ -142,6 +142,8 @@ class Members:
                 own.require_over(member.role)
                 own.require_over(role)
             hold(member.shown())
+            if role is member.role:
+                return member.shown()
             said = await self._store.set_role(workspace_id, member.user, member.role, role or "", audit)
             if said == "last":
                 raise Conflict("A workspace keeps at least one owner", {"reason": "last_owner"})
@@ -178,16 +180,19 @@ class Members:
                 raise ValidationError.at(field, "Must not be given with user_id")
         user = await self._store.user(order.user_id) if await self._knows(who, order.user_id) else None
         if user is None:
-            raise ValidationError.at("user_id", "must be somebody who shares a workspace with you")
+            raise ValidationError.at("user_id", "must be a member of a workspace that you manage")
         return user
 
     async def _knows(self, who: Principal, user_id: str) -> bool:
-        """Whether they share a workspace: looks at those of the caller only, so it tells nothing of others."""
+        """Whether the caller manages a workspace of theirs, and so may see who they are.
+
+        Looks at workspaces of the caller only, so it tells nothing of others.
+        """
         if not is_id("user", user_id):
             return False
         where = [who.workspace_id] if who.bound else await self._store.workspace_ids(who.user_id)
         own, theirs = await asyncio.gather(*(self._store.roles(where, one) for one in (who.user_id, user_id)))
-        return any(mine and other for mine, other in zip(own, theirs, strict=True))
+        return any(mine and Role(mine).manages and other for mine, other in zip(own, theirs, strict=True))
 
 
 def _known(user_id: str | None) -> str:

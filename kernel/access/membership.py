@@ -1,7 +1,7 @@
 """What a caller's user is in a workspace, and whether they run the installation."""
 
 from kernel.access.principal import Principal
-from kernel.access.roles import Role
+from kernel.access.roles import Role, least
 from kernel.errors import NotFound
 from kernel.ids import is_id
 from kernel.storage.access import AccessStore
@@ -15,12 +15,13 @@ class Membership:
     async def role(self, who: Principal, workspace_id: str) -> Role:
         """Raises NotFound when they are no member or the key does not reach it: to them it does not exist.
 
-        Nothing of a workspace is looked at before the user's own list names it.
+        Nothing of a workspace is looked at before the user's own list names it. A key that somebody else made may be
+        less there than its user.
         """
         role = await self.of(workspace_id, who.user_id) if await self._reaches(who, workspace_id) else None
         if role is None:
             raise NotFound("Workspace not found")
-        return role
+        return least((role, who.role)) if who.delegated else role
 
     async def of(self, workspace_id: str, user_id: str) -> Role | None:
         """None for no member."""

@@ -9,7 +9,7 @@ from kernel.errors import AuthorizationError, NotFound
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Who asks. `scopes` are those of the key that the user's role in the workspace leaves it.
+    """Who asks. `role` is the least that the key's user and makers have, `scopes` what it leaves of the key's.
 
     `agents` and `collections` are the only ones the key reaches; None is all. `delegated`: somebody else than its user
     made the key, so it stands for the user in its own workspace alone.
@@ -27,6 +27,8 @@ class Principal:
     agents: frozenset[str] | None = None
     collections: frozenset[str] | None = None
     delegated: bool = False
+    makers: frozenset[str] = frozenset()
+    """Users whose roles bound the key as its own user's does, now and in what it makes."""
 
     @property
     def limited(self) -> bool:

@@ -87,7 +87,8 @@ class ApiKey(Shape):
     """What is stored of a key beside its hash. Times in ms.
 
     It acts for `user_id`; `created_by` is who made it, None for the same. `delegated`: made by somebody else, or with
-    a key that was. `replaced_by` is the successor of a key that was rotated.
+    a key that was. `makers`: other users who must be members, and whose roles bound it. `replaced_by` is the successor
+    of a key that was rotated.
     """
 
     id: str
@@ -95,6 +96,7 @@ class ApiKey(Shape):
     user_id: str
     created_by: str | None = None
     delegated: bool = False
+    makers: list[str] = Field(default_factory=list)
     environment: str
     name: str
     scopes: Scopes

@@ -31,6 +31,11 @@ class Role(StrEnum):
             raise AuthorizationError("Only an owner may do this to an owner", {"role": str(Role.OWNER)})
 
 
+def least(roles: Iterable[Role]) -> Role:
+    """The one that allows least."""
+    return max(roles, key=list(Role).index)
+
+
 ALL = frozenset(Scope)
 MOST = {
     Role.OWNER: ALL,

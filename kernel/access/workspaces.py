@@ -23,6 +23,8 @@ from kernel.storage.workspaces import StoredWorkspace, WorkspaceStore
 from kernel.text import Name, refuse_null
 
 BASIC_PLAN = "free"
+MAX_WORKSPACES = 20
+"""That one user makes, but for the operator."""
 BY_OPERATOR = ("plan", "limits", "status")
 Status = Literal["active", "disabled"]
 
@@ -57,6 +59,7 @@ class OwnLimits(Shape):
     burst: int | None = Field(None, ge=1)
     concurrent: int | None = Field(None, ge=1)
     tokens_per_day: int | None = Field(None, ge=1)
+    ingest_mb_per_day: int | None = Field(None, ge=1)
 
     @property
     def text(self) -> str:
@@ -114,19 +117,23 @@ class Workspaces:
         workspace_id: str | None = None,
         idempotency_record: str = "",
     ) -> Workspace:
-        """Raises AuthorizationError when one who is not the operator asks for more than the free plan.
+        """Raises AuthorizationError when one who is not the operator asks for more than the free plan, Conflict when
+        they have made too many.
 
         workspace_id: what an earlier, lost try had made or meant to make.
         """
         self._check_plan(order.plan)
         async with self._trail.watching(who, origin, "workspace.create"):
             who.require_unbound()
-            if order.plan != BASIC_PLAN and not await self._membership.is_operator(who):
+            is_operator = await self._membership.is_operator(who)
+            if order.plan != BASIC_PLAN and not is_operator:
                 raise AuthorizationError("Only the owner of this installation sets plans")
         name, now = workspace_id or new_id("ws"), self._clock.now_ms()
         audit = self._trail.text(who, origin, "workspace.create", name, order.model_dump())
         named = (order.name, order.plan)
-        await self._store.add(name, named, who.user_id, now, audit, idempotency_record)
+        most = None if is_operator else MAX_WORKSPACES
+        if not await self._store.add(name, named, who.user_id, most, now, audit, idempotency_record):
+            raise Conflict(f"One user makes at most {MAX_WORKSPACES} workspaces", {"reason": "workspaces"})
         return await self.get(who, name)
 
     async def list(self, who: Principal, query: PageQuery) -> Page[Workspace]:
@@ -165,6 +172,8 @@ class Workspaces:
             was = await self._read(workspace_id)
             hold(self._workspace(was, role).shown())
             state = self._state(was, patch)
+            if state == was.state:
+                return self._workspace(was, role)
             audit = self._trail.text(who, origin, "workspace.update", workspace_id, details)
             if await self._store.change(workspace_id, was, state, audit):
                 self._changed(workspace_id)

@@ -32,6 +32,8 @@ log = structlog.get_logger()
 MADE_WITHIN_MS = 600_000
 """Vectors that no record has in use by then are dropped."""
 STALE_AT_ONCE = 500
+WEIGHED_AT_ONCE = 200
+FLOAT_BYTES = 4
 
 Reindex = Callable[[str, CollectionRecord, Item], Awaitable[None]]
 """Orders a job that makes a collection's vectors anew (workspace, the collection, what it is to become), and puts them
@@ -184,6 +186,23 @@ class Collections:
                 "keyword_search": server.keyword,
             },
         }
+
+    async def weigh(self, ws: str) -> int:
+        """Bytes that the vectors of a workspace and their texts take, by the manifests."""
+        total, query, more = 0, PageQuery(limit=WEIGHED_AT_ONCE), True
+        while more:
+            _, rows = await self.store.page(ws, None, query)
+            records = [CollectionRecord.of(row) for row in rows[: query.limit]]
+            total += sum(map(self._weight, records))
+            more = len(rows) > query.limit
+            query = PageQuery(limit=query.limit, before=records[-1].id if records else None)
+        return total
+
+    def _weight(self, record: CollectionRecord) -> int:
+        """Of a model that is not there any more, the texts alone."""
+        model = record.item.embedding_model
+        width = 0 if self._models.check_embedding(model) else self._models.dimension(model)
+        return record.stored.chunks * width * FLOAT_BYTES + record.stored.bytes
 
     async def clear(self, ws: str, record: CollectionRecord) -> None:
         """Deletes the chunks that no search shows any more. Raises Unavailable, VectorsMissing."""

@@ -44,11 +44,12 @@ class IngestOrder(Shape):
 
 @dataclass(frozen=True, slots=True)
 class Asker:
-    """Who orders a job. idempotency_record: '' for none."""
+    """Who orders a job. idempotency_record: '' for none. mb_per_day: what the workspace may take in, None any."""
 
     workspace_id: str
     key_id: str
     idempotency_record: str = ""
+    mb_per_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,7 +167,10 @@ class Jobs:
         try:
             text = (await self.specs.store(files, spec)).encode()
             limits = (self.clock.now_ms(), MOST_ACTIVE, retry_of, asker.idempotency_record)
-            new = NewJob(workspace_id, job_id, collection_id, text, size, asker.key_id, *limits)
+            new = NewJob(
+                *(workspace_id, job_id, collection_id, text, size, asker.key_id, *limits),
+                mb_per_day=asker.mb_per_day,
+            )
             forgotten = await self.store.create(new)
             accepted = True
         finally:

@@ -34,6 +34,7 @@ class Plan(BaseModel):
     burst: int | None = Field(None, ge=1, le=10_000_000)
     concurrent: int | None = Field(None, ge=1, le=1_000_000)
     tokens_per_day: int | None = Field(None, ge=1, le=10**12)
+    ingest_mb_per_day: int | None = Field(None, ge=1, le=10**9)
 
     @model_validator(mode="after")
     def paired(self) -> Self:

@@ -160,7 +160,9 @@ def _request(name: str, config: LlmConfig, call: Call) -> ChatRequest:
         messages=messages,
         idempotency_key=call.idempotency_key,
         temperature=config.temperature,
-        max_tokens=_least(config.max_tokens or DEFAULT_MAX_TOKENS, call.output_tokens_left(_most_input(messages))),
+        max_tokens=_least(
+            config.max_tokens or DEFAULT_MAX_TOKENS, call.output_tokens_left(_most_input(messages))
+        ),
         response_schema=config.response_schema,
         script=config.script or {},
     )

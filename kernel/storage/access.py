@@ -5,6 +5,7 @@ The first owner and all that belongs to them live in shard 0. `audit`: the entry
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from kernel.ids import Prefix, new_id
 from kernel.paging import PageQuery
@@ -13,6 +14,7 @@ from kernel.storage.idempotency import note_resource
 from kernel.storage.store import Store
 
 OWNERS_SHARD = 0
+Rotated = Literal["ok", "moved", "full"]
 
 
 def id_in(shard: int, kind: Prefix) -> str:
@@ -24,7 +26,7 @@ def id_in(shard: int, kind: Prefix) -> str:
 
 @dataclass(frozen=True, slots=True)
 class FoundKey:
-    """A key with what its workspace says: `limits` is JSON, `role` that of the key's user, None for no member."""
+    """A key with what its workspace says: `limits` is JSON, `roles` are of its user and makers, None: no member."""
 
     hash: bytes
     record: bytes
@@ -32,7 +34,7 @@ class FoundKey:
     plan: str
     active: bool
     limits: str
-    role: str | None
+    roles: tuple[str | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class AccessStore:
         found = await self._store.run("access_find", key_id, key_id)
         if found is None:
             return None
-        hashed, record, used, plan, status, limits, role = found
+        hashed, record, used, plan, status, limits, roles = found
         return FoundKey(
             hash=hashed,
             record=record,
@@ -72,7 +74,7 @@ class AccessStore:
             plan=(plan or b"").decode(),
             active=status == b"active",
             limits=(limits or b"").decode(),
-            role=role.decode() if role else None,
+            roles=tuple(role.decode() if role else None for role in roles),
         )
 
     async def read_key(self, workspace_id: str, key_id: str) -> StoredKey | None:
@@ -81,10 +83,13 @@ class AccessStore:
         workspace, record, used = await self._store.call("HMGET", name, "workspace", "record", "used")
         return StoredKey(record, int(used)) if workspace == workspace_id.encode() else None
 
-    async def add_key(self, workspace_id: str, key: NewKey, audit: str, idempotency_record: str = "") -> None:
+    async def add_key(
+        self, workspace_id: str, key: NewKey, most: int, audit: str, idempotency_record: str = ""
+    ) -> bool:
+        """most: keys there may be. False when there are as many."""
         await note_resource(self._store, idempotency_record, key.id)
-        args = (workspace_id, key.id, key.hash, key.record, audit)
-        await self._store.run("access_add_key", workspace_id, *args)
+        args = (workspace_id, key.id, key.hash, key.record, most, audit)
+        return bool(await self._store.run("access_add_key", workspace_id, *args))
 
     async def change_key(self, workspace_id: str, key_id: str, was: bytes, record: str, audit: str) -> bool:
         """False when the record is no longer the one that was read."""
@@ -103,16 +108,19 @@ class AccessStore:
         old: tuple[str, bytes, str],
         new: NewKey,
         lost: str,
+        most: int,
         audit: str,
         idempotency_record: str,
-    ) -> bool:
+    ) -> Rotated:
         """old: id, record as read (empty: it is gone), new record (empty: it ends now). lost: a key to end.
 
-        False when the old one's record is no longer the one that was read.
+        The successor takes over the budgets. `moved`: the old one's record is no longer the one that was read; `full`:
+        the workspace has `most` keys.
         """
         await note_resource(self._store, idempotency_record, new.id)
-        args = (workspace_id, *old, new.id, new.hash, new.record, lost, audit)
-        return bool(await self._store.run("access_rotate_key", workspace_id, *args))
+        args = (workspace_id, *old, new.id, new.hash, new.record, lost, most, audit)
+        said: Rotated = (await self._store.run("access_rotate_key", workspace_id, *args)).decode()
+        return said
 
     async def list_keys(self, workspace_id: str, query: PageQuery) -> tuple[int, list[StoredKey]]:
         """Total; then one more than the page holds, if there are."""

@@ -20,6 +20,7 @@ from typing import Any, Literal
 from kernel.errors import NotFound, RateLimitError
 from kernel.paging import Page, PageQuery
 from kernel.storage import keys
+from kernel.storage.budgets import begins_again
 from kernel.storage.executions import StoredEvent
 from kernel.storage.idempotency import superseded
 from kernel.storage.store import Store
@@ -30,11 +31,15 @@ Outcome = Literal["done", "kept", "skipped", "failed"]
 Shown = Literal["done", "skipped", "failed", "deleted"]
 
 MANIFEST_PAGE = 500
+MB = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class NewJob:
-    """order: JSON. size: `small` jobs do not wait for large ones. most_active: jobs of a workspace at once."""
+    """order: JSON. size: `small` jobs do not wait for large ones. most_active: jobs of a workspace at once.
+
+    mb_per_day: millions of bytes that it may take in in a UTC day, None any.
+    """
 
     workspace_id: str
     job_id: str
@@ -46,6 +51,7 @@ class NewJob:
     most_active: int
     retry_of: str = ""
     idempotency_record: str = ""
+    mb_per_day: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +125,19 @@ class JobStore:
         self._store = store
 
     async def create(self, new: NewJob) -> list[str]:
-        """The ids of old jobs that gave way. Raises NotFound, RateLimitError (too many), Conflict, Unavailable."""
+        """The ids of old jobs that gave way.
+
+        Raises NotFound, RateLimitError (too many, or too much this day), Conflict, Unavailable.
+        """
         state, *forgotten = await self._store.run(
             "job_create",
             new.workspace_id,
             *(new.workspace_id, new.job_id, new.collection_id, new.order, new.size, new.key_id),
             *(new.retry_of, new.now_ms, new.most_active, new.idempotency_record),
+            -1 if new.mb_per_day is None else new.mb_per_day * MB,
         )
         if state != b"ok":
-            raise _refusal(state, new.most_active)
+            raise _refusal(state, new)
         return [job_id.decode() for job_id in forgotten]
 
     async def claim(
@@ -264,11 +274,18 @@ def _check_held(state: bytes, rest: Sequence[bytes]) -> None:
         raise JobLost(rest[0].decode())
 
 
-def _refusal(state: bytes, most: int) -> Exception:
+def _refusal(state: bytes, new: NewJob) -> Exception:
     if state == b"gone":
         return NotFound("Collection not found")
     if state == b"superseded":
         return superseded()
+    if state == b"spent":
+        return RateLimitError(
+            f"The {new.mb_per_day} MB that may be taken in this UTC day are used",
+            {"limit": "ingest", "max": new.mb_per_day},
+            (begins_again("day", new.now_ms) - new.now_ms) / 1000,
+        )
+    most = new.most_active
     return RateLimitError(f"{most} ingestion jobs wait or run already", {"limit": "jobs", "max": most}, 5.0)
 
 

@@ -74,7 +74,7 @@ SHARD_KEYS = {
     "metered": "metered",  # zset of workspaces, by their oldest hour that is not in Parquet
     "spend": "{ws}:spend:{period}",  # hash of a UTC day or month: `<metric>` or `<metric>|<kind>|<value>` -> count
     "budgets": "{ws}:budgets",  # hash: `<period>|<kind>|<value>` -> budget as JSON
-    "alerts": "{ws}:alerts:{period}",  # hash: `<kind>|<value>|<threshold>` -> when it was reached
+    "alerts": "{ws}:alerts:{period}",  # hash: `<kind>|<value>|<threshold>` -> when it was told of, and at what amount
     "removed": "{ws}:removed",  # hash: `<day>|<metric>` -> what deleted executions had used
     "outbox": "{ws}:outbox",  # stream: events to tell others of, field e = event as JSON
     # access
@@ -85,7 +85,7 @@ SHARD_KEYS = {
     "members": "{ws}:members",  # hash: user id -> role
     "emails": "{ws}:emails",  # hash: a member's email in lower case -> user id
     "key": "key:{id}",  # hash: an API key; its id is made to fall in its workspace's shard
-    "user": "user:{id}",  # hash: name, email, created_at
+    "user": "user:{id}",  # hash: name, email, created_at, made (how many workspaces they have)
     "user_workspaces": "user:{id}:workspaces",  # zset of workspace ids, score 0
     "access_turn": "access_turn",  # counter of changes to keys, workspaces and members
     "owner": "owner",  # string, in shard 0 alone: the user who owns the installation

@@ -76,8 +76,10 @@ class MemberStore:
             await self._store.call("ZADD", listed, 0, workspace_id)
         args = (workspace_id, user.id, role, user.email, most, *new, audit)
         said: Added = (await self._store.run("access_add_member", workspace_id, *args)).decode()
+        if made_ms is None and said == "ok":
+            await self._store.call("ZADD", listed, 0, workspace_id)  # a removal may have cleared it meanwhile
         if made_ms is None and said not in ("ok", "member"):
-            await self._store.call("ZREM", listed, workspace_id)
+            await self._unlist(workspace_id, user.id)
         return said
 
     async def set_role(self, workspace_id: str, user: StoredUser, was: str, role: str, audit: str) -> Moved:
@@ -85,5 +87,12 @@ class MemberStore:
         args = (workspace_id, user.id, was, role, user.email, audit)
         said: Moved = (await self._store.run("access_set_member", workspace_id, *args)).decode()
         if said == "ok" and not role:
-            await self._store.call("ZREM", keys.key("user_workspaces", user.id, id=user.id), workspace_id)
+            await self._unlist(workspace_id, user.id)
         return said
+
+    async def _unlist(self, workspace_id: str, user_id: str) -> None:
+        """Clears the user's list of a workspace, unless they have become a member meanwhile."""
+        listed = keys.key("user_workspaces", user_id, id=user_id)
+        await self._store.call("ZREM", listed, workspace_id)
+        if await self.role(workspace_id, user_id) is not None:
+            await self._store.call("ZADD", listed, 0, workspace_id)

@@ -151,6 +151,4 @@ def _claim(row: Sequence[Any]) -> Claim:
     ws, execution, epoch, spec, seq, started, cancelled, journal, awaited, created, *caps = row
     flags = bool(cancelled), bool(journal), bool(awaited)
     cap, cap_tokens = (int(bound) if bound else None for bound in caps)
-    return Claim(
-        ws.decode(), execution.decode(), epoch, spec, seq, started, *flags, created, cap, cap_tokens
-    )
+    return Claim(ws.decode(), execution.decode(), epoch, spec, seq, started, *flags, created, cap, cap_tokens)

@@ -18,11 +18,13 @@ HOURS_AT_ONCE = 1000
 """Hours that one script reads the totals of."""
 GROUPED_AT_ONCE = 6
 """The same when it also reads what has some thousand fields in an hour: others wait meanwhile."""
+LABELS_AT_ONCE = 2
+"""The same for labels, of which there are the most."""
 DAYS_AT_ONCE = 31
 AHEAD = 2 * DAY
 """Hours that a bucket may be ahead of this machine's clock, or behind the first one that was noted."""
 WEIGHED = 32
-"""Executions and agents that stand for all others of a workspace."""
+"""Executions, agents, collections and jobs that stand for all others of a workspace."""
 SCANNED = 1000
 NAMES = f"{keys.LAYOUT}:*:workspace"
 WORKSPACE = re.compile(keys.LAYOUT + r":{s\d\d}:(ws_[^:]+):workspace")
@@ -71,7 +73,7 @@ class UsageStore:
         self, workspace_id: str, hours: range, kind: str = ""
     ) -> AsyncIterator[tuple[range, Hours]]:
         """Usage of these hours, oldest first: which of them, and where to find those. kind: a letter, for `grouped`."""
-        at, step = hours.start, GROUPED_AT_ONCE if kind else HOURS_AT_ONCE
+        at, step = hours.start, _hours_at_once(kind)
         while at < hours.stop:
             until = min(at + step, hours.stop)
             rolled, recent = await self._recent(workspace_id, at, until - 1, kind)
@@ -149,6 +151,12 @@ class UsageStore:
                     yield found[1]
             if cursor == b"0":
                 return
+
+
+def _hours_at_once(kind: str) -> int:
+    if kind == "l":
+        return LABELS_AT_ONCE
+    return GROUPED_AT_ONCE if kind else HOURS_AT_ONCE
 
 
 def _fields(flat: list[bytes]) -> Iterator[tuple[str, int]]:

@@ -35,19 +35,23 @@ class WorkspaceStore:
         workspace_id: str,
         named: tuple[str, str],
         user_id: str,
+        most: int | None,
         now_ms: int,
         audit: str,
         idempotency_record: str = "",
-    ) -> None:
+    ) -> bool:
         """named: name, plan. Named first, made then: lists skip a name that leads nowhere.
 
-        Does nothing when the workspace is there already.
+        Does nothing when the workspace is there already. False when the user has made `most` of them; None: any number.
         """
         await note_resource(self._store, idempotency_record, workspace_id)
-        await self._store.call("ZADD", keys.key("user_workspaces", user_id, id=user_id), 0, workspace_id)
+        bound = "" if most is None else most
+        if not await self._store.run("access_list_workspace", user_id, user_id, workspace_id, bound):
+            return False
         await self._store.run(
             "access_add_workspace", workspace_id, workspace_id, *named, now_ms, user_id, audit
         )
+        return True
 
     async def read(self, workspace_id: str) -> StoredWorkspace | None:
         found = await self.read_all([workspace_id])

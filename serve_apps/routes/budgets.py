@@ -39,7 +39,7 @@ class NewBudgets(BudgetSet):
 
 @router.get("/budgets", summary="Get the budgets", responses=gives(200, BudgetList, "All budgets, by scope."))
 async def get(caller: Annotated[Caller, needs("usage:read")]) -> Response:
-    """With what is spent of each in its current period. A key limited to agents sees those of its agents."""
+    """With what is spent of each in its current period. A limited key sees those of the agents it is limited to."""
     return answers.read(caller, *_shown(caller, await caller.kernel.budgets.read(caller.workspace_id)))
 
 
@@ -76,5 +76,5 @@ def _shown(caller: Caller, standing: Standing) -> tuple[bytes, str]:
 
 
 def _is_seen(caller: Caller, one: Spent) -> bool:
-    agents = caller.who.agents
-    return agents is None or (one.budget.scope == "agent" and one.budget.id in agents)
+    agents = caller.who.agents or ()
+    return not caller.who.limited or (one.budget.scope == "agent" and one.budget.id in agents)

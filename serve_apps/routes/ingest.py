@@ -190,7 +190,8 @@ async def _check_reach(caller: Caller, job_id: str) -> None:
 
 
 def _asker(caller: Caller) -> Asker:
-    return Asker(caller.workspace_id, caller.who.key_id, caller.record)
+    plan = caller.kernel.plans.of(caller.who.plan, caller.who.overrides)
+    return Asker(caller.workspace_id, caller.who.key_id, caller.record, plan.ingest_mb_per_day)
 
 
 def _started(job_id: str) -> Response:

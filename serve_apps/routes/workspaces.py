@@ -35,7 +35,7 @@ class WorkspaceChanges(WorkspacePatch):
 
 
 class NewMember(MemberCreate):
-    """`user_id` is somebody who shares a workspace with the caller; without it a user is made, who needs a name."""
+    """`user_id` is a member of a workspace that the caller manages; without it a user is made, who needs a name."""
 
     model_config = ConfigDict(
         json_schema_extra={"examples": [{"name": "Ada", "email": "ada@example.com", "role": "developer"}]}

@@ -89,6 +89,15 @@ class TestKeys:
         assert answer.status_code == 409
         assert (await owner.ok("GET", path))["name"] == "Other"
 
+    @pytest.mark.parametrize("kind", ["agents", "collections"])
+    async def test_a_limited_key_sees_itself_alone(self, owner: Client, kernel: Kernel, kind: str) -> None:
+        other = await owner.ok("POST", "/v1/api-keys", ORDER)
+        weak = Client(owner.http, await limited(kernel.access, owner, scopes=["admin"], **{kind: []}))
+        own = (await weak.ok("GET", "/v1/me"))["key"]["id"]
+        assert (await weak.ok("GET", f"/v1/api-keys/{own}"))["id"] == own
+        for path in ("/v1/api-keys", f"/v1/api-keys/{other['id']}"):
+            assert (await weak("GET", path)).status_code == 403
+
     @pytest.mark.parametrize(
         ("change", "field"),
         [

@@ -9,6 +9,7 @@ import pytest
 from actors.runner import Runner
 from configs.settings import Metering, Settings
 from kernel.assembly import Kernel
+from kernel.ids import new_id
 from kernel.storage import keys
 from tests.api.conftest import FOREVER, HELLO, Client, limited
 
@@ -74,6 +75,11 @@ class TestReadAndReplace:
         seen = (await Client(owner.http, token).ok("GET", PATH))["budgets"]
         assert [one["id"] for one in seen] == [mine]
         assert (await Client(owner.http, token)("PUT", PATH, {"budgets": []})).status_code == 403
+
+    async def test_a_key_of_some_collections_sees_none(self, owner: Client, kernel: Kernel) -> None:
+        await put(owner, MONTH, MONTH | {"scope": "agent", "id": await owner.agent()})
+        token = await limited(kernel.access, owner, scopes=["usage:read"], collections=[new_id("col")])
+        assert await Client(owner.http, token).ok("GET", PATH) == {"budgets": []}
 
     async def test_what_is_set_is_read(self, owner: Client) -> None:
         agent, key = await owner.agent(), (await owner.ok("GET", "/v1/me"))["key"]["id"]

@@ -12,8 +12,10 @@ import pytest
 from actors.ingestion import Driver
 from configs.settings import Settings
 from kernel.assembly import Kernel
+from kernel.clock import rfc3339
 from kernel.ids import new_id
 from kernel.knowledge.work import Block
+from kernel.storage import keys
 from kernel.storage.jobs import JobLost, Lease, VectorsMoved
 from tests.api.conftest import Client, limited
 
@@ -111,6 +113,30 @@ class TestIngest:
         assert (job["chunks"], job["bytes"], job["errors"]) == (1, len(ONE["text"]), [])
         assert job["sources"] == [{"type": "text", "location": "keys.md"}]
         assert await search(owner, collection, "How do I send my key?") == ["keys.md"]
+
+    async def test_no_more_than_the_plan_allows_in_a_day(
+        self, owner: Client, collection: str, driver: Driver, kernel: Kernel
+    ) -> None:
+        workspace = (await owner.ok("GET", "/v1/workspaces"))["workspaces"][0]["id"]
+        limits = '{"ingest_mb_per_day":1}'
+        await kernel.store.call("HSET", keys.key("workspace", workspace), "limits", limits)
+        kernel.access._changed(None)
+        await ended(owner, await ingest(owner, collection, ONE))
+        day = keys.key("spend", workspace, period=rfc3339(kernel.clock.now_ms())[:10])
+        assert await kernel.store.call("HGET", day, "i") == str(len(ONE["text"])).encode()
+        await kernel.store.call("HSET", day, "i", 1_000_000)
+        path = f"/v1/rag/collections/{collection}"
+        documents = {"documents": [{"id": "a", "text": "x"}]}
+        for call in (
+            ("POST", f"{path}/ingest", {"sources": [ONE]}),
+            ("POST", f"{path}/documents", documents),
+        ):
+            refused = await owner(*call)
+            assert refused.status_code == 429
+            assert refused.json()["error"]["details"] == {"limit": "ingest", "max": 1}
+            assert 0 < int(refused.headers["retry-after"]) <= 86_400
+        await kernel.store.call("HSET", day, "i", 999_999)
+        await ingest(owner, collection, ONE)
 
     async def test_the_answer_says_where_to_look(self, owner: Client, collection: str) -> None:
         path = f"/v1/rag/collections/{collection}/ingest"

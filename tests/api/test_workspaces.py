@@ -51,6 +51,7 @@ class TestWorkspaces:
             "burst": 50,
             "concurrent": 10,
             "tokens_per_day": None,
+            "ingest_mb_per_day": None,
         }
         assert (shown["plan"], shown["status"], shown["role"]) == ("free", "active", "owner")
         assert (await owner.ok("GET", path)) == shown | {"role": None}

@@ -23,7 +23,7 @@ from kernel.ids import new_id
 from kernel.metering.plans import FILE, Plans, load_plans
 from kernel.paging import PageQuery
 from kernel.storage import keys
-from kernel.storage.access import AccessStore, FoundKey
+from kernel.storage.access import OWNERS_SHARD, AccessStore, FoundKey, id_in
 from kernel.storage.store import Store
 from kernel.storage.subscriptions import Subscriptions
 from tests.access import PEPPER, joined, order, refused, refused_soon, replica
@@ -304,13 +304,27 @@ class TestRevocation:
                 while (await other.authenticate(issued.token)).may("agents:write"):
                     await store.call("PING")
 
-    async def test_an_answer_on_its_way_is_not_kept(
+    async def test_a_workspaces_keys_alone_are_forgotten_with_it(
         self, access: Access, owner: Principal, owner_key: str
+    ) -> None:
+        """Those of another in its shard stay; a key that opens nothing may be anybody's."""
+        other, nothing = id_in(keys.shard_of(owner.workspace_id), "ws"), id_in(OWNERS_SHARD, "key")
+        elsewhere = id_in(OWNERS_SHARD + 1, "key")
+        for key_id in (nothing, elsewhere):
+            await refused(access, new_token("dev", key_id))
+        access._authentication.forget(other)
+        assert set(access._authentication._seen) == {owner.key_id, elsewhere}
+        access._authentication.forget(owner.workspace_id)
+        assert set(access._authentication._seen) == {elsewhere}
+
+    @pytest.mark.parametrize("changed", ["key_id", "workspace_id"])
+    async def test_an_answer_on_its_way_is_not_kept(
+        self, access: Access, owner: Principal, owner_key: str, changed: str
     ) -> None:
         access._authentication.forget_all()
         asking = asyncio.create_task(access.authenticate(owner_key))
         await asyncio.sleep(0)
-        access._authentication.forget(owner.key_id)
+        access._authentication.forget(getattr(owner, changed))
         await asking
         assert owner.key_id not in access._authentication._seen
 

@@ -17,6 +17,7 @@ from kernel.access.roles import Role
 from kernel.access.workspaces import WorkspaceCreate, WorkspacePatch
 from kernel.clock import ManualClock, rfc3339
 from kernel.errors import AuthorizationError, CodexError
+from kernel.ids import new_id
 from kernel.paging import PageQuery
 from kernel.storage.store import SCRIPTS
 from tests.access import joined, order
@@ -114,6 +115,30 @@ class TestWhatIsInIt:
             with pytest.raises(CodexError):
                 await ask
         assert await entries(access, owner.workspace_id) == before
+
+    async def test_an_edit_that_leaves_all_as_it_was_is_not(self, access: Access, owner: Principal) -> None:
+        ws, key = owner.workspace_id, (await access.keys.create(owner, order("agents:read"))).key
+        before = await entries(access, ws)
+        shown = await access.keys.get(owner, key.id)
+        same = KeyPatch(name=key.name, scopes=key.scopes, expires_at=None)
+        assert await access.keys.update(owner, key.id, same) == shown
+        assert await access.keys.update(owner, key.id, KeyPatch()) == shown
+        assert (await access.workspaces.update(owner, ws, WorkspacePatch(name="Default"))).name == "Default"
+        assert (await access.members.change(owner, ws, owner.user_id, Role.OWNER))["role"] == "owner"
+        assert await entries(access, ws) == before
+
+    async def test_no_more_than_2_kb_of_details_are(self, access: Access, owner: Principal) -> None:
+        agents = [new_id("agent") for _ in range(100)]
+        await access.keys.create(owner, order("agents:read", agents=agents))
+        details = (await newest(access, owner))["details"]
+        assert details == {
+            "name": "CI",
+            "scopes": ["agents:read"],
+            "user_id": owner.user_id,
+            "truncated": True,
+        }
+        await access.trail.note(owner, FROM, "test.note", "x", {"said": "x" * 2037})
+        assert (await newest(access, owner))["details"] == {"said": "x" * 2037}
 
     async def test_refusals_are(self, access: Access, owner: Principal) -> None:
         who = await joined(access, owner, "developer", "agents:read")

@@ -146,6 +146,26 @@ async def test_a_raised_budget_tells_again(office: Office) -> None:
     assert [one["data"]["amount"] for one in await office.told()] == [0.0001, 0.0001, 0.001]
 
 
+async def test_one_that_is_raised_and_lowered_does_not(office: Office) -> None:
+    await office.put(budget(100, alerts=(1.0,)))
+    await office.pay(100)
+    for amount in (1000, 100, 50, 1000, 90):
+        await office.put(budget(amount, alerts=(1.0,)), now=NOW + amount)
+        assert await office.reached() == [(NOW if amount <= 100 else None,)]
+    assert len(await office.told()) == 1
+
+
+async def test_those_nobody_fetches_do_not_pile_up(office: Office) -> None:
+    outbox = keys.key("outbox", WS)
+    fill = "for i = 1, 100200 do redis.call('XADD', KEYS[1], '*', 'e', '{}') end"
+    await office.store.call("EVAL", fill, 1, outbox)
+    await office.put(budget(1, alerts=(1.0,)))
+    await office.pay(1)
+    assert await office.store.call("XLEN", outbox) < 100_200
+    newest = (await office.store.call("XREVRANGE", outbox, "+", "-", "COUNT", 1))[0][1][1]
+    assert orjson.loads(newest)["type"] == "usage.threshold"
+
+
 async def test_thresholds_are_reached_by_whole_millionths(office: Office) -> None:
     """0.1 * 3,000,000 is 300,000.00000000006 to a computer."""
     await office.put(budget(3_000_000, alerts=(0.1,)))
@@ -250,6 +270,13 @@ class TestTokensOfADay:
         assert refused.value.details == {"limit": "tokens", "max": 12}
         assert refused.value.retry_after == DAY_MS / 2000
 
+    async def test_the_rest_goes_along(self, office: Office) -> None:
+        await office.ended(SPENT)
+        await office.accept()
+        assert (await office.claim()).cap_tokens is None
+        await office.accept(tokens_per_day=20)
+        assert (await office.claim()).cap_tokens == 8
+
     async def test_another_day_has_its_own(self, office: Office) -> None:
         await office.ended(SPENT, at=NOW - DAY_MS)
         await office.accept(tokens_per_day=1)
@@ -301,8 +328,8 @@ class TestBounds:
 
     def test_machines_count_in_whole_millionths(self) -> None:
         bounds = Bounds(None, 0.0)
-        bounds.spend(0, 0.0000002)
+        bounds.spend(0.0000002)
         bounds.hold_cost("a", 0.0)
-        bounds.spend(0, 0.0000004)
+        bounds.spend(0.0000004)
         with pytest.raises(RateLimitError):
             bounds.hold_cost("a", 0.0)

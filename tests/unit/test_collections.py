@@ -46,6 +46,24 @@ def away(library: Library) -> Collections:
     return Collections(library.collections.store, vectors, Models(), library.objects, library.clock)
 
 
+class TestWeigh:
+    async def test_vectors_and_texts_by_the_manifests(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("kernel.knowledge.collections.WEIGHED_AT_ONCE", 2)
+        assert await library.collections.weigh(WS) == 0
+        for name in ("one", "two", "three"):
+            await library.add(await library.make(name), Doc("a", ["cat", "a dog"]))
+        await library.make("other", OTHER)
+        texts = sum(
+            record["bytes"] for record in (await library.collections.list(WS, None, PageQuery(limit=9))).items
+        )
+        assert texts > 0
+        assert await library.collections.weigh(WS) == 3 * 2 * 8 * 4 + texts
+        monkeypatch.setattr(Models, "check_embedding", lambda self, model: "gone")
+        assert await library.collections.weigh(WS) == texts
+
+
 class TestCreate:
     async def test_has_defaults(self, library: Library) -> None:
         shown = (await library.make("my-docs")).shown()

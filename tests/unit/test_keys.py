@@ -7,6 +7,7 @@ from typing import Any
 import pydantic
 import pytest
 
+from kernel.access import keys as access_keys
 from kernel.access.access import Access
 from kernel.access.principal import Principal
 from kernel.access.record import KeyPatch, KeyRotation
@@ -14,9 +15,18 @@ from kernel.access.roles import Role, effective
 from kernel.access.scopes import Scope
 from kernel.access.workspaces import WorkspaceCreate, WorkspacePatch
 from kernel.clock import ManualClock, rfc3339
-from kernel.errors import AuthorizationError, CodexError, Conflict, NotFound, ValidationError
+from kernel.errors import (
+    AuthenticationError,
+    AuthorizationError,
+    CodexError,
+    Conflict,
+    NotFound,
+    ValidationError,
+)
 from kernel.ids import new_id
 from kernel.paging import PageQuery
+from kernel.storage import keys
+from kernel.storage.budgets import Budget, BudgetStore
 from kernel.storage.store import Store
 from tests.access import joined, order, refused, refused_soon, replica
 
@@ -157,6 +167,49 @@ class TestDelegated:
         assert issued.shown()["created_by"] == other.user_id
 
 
+class TestMakers:
+    """A key is worth no more than those who made it for somebody else are now."""
+
+    @pytest.fixture
+    async def admin(self, access: Access, owner: Principal) -> Principal:
+        return await joined(access, owner, "admin", "admin")
+
+    async def test_it_does_not_rise_above_its_maker(
+        self, access: Access, owner: Principal, admin: Principal
+    ) -> None:
+        made = await joined(access, admin, "developer", "admin")
+        ws = owner.workspace_id
+        await access.members.change(owner, ws, made.user_id, Role.OWNER)
+        made = await access.principal(made.key_id)
+        assert made.role == "admin"
+        await refused_for_want_of({"role": "owner"}, access.members.change(made, ws, owner.user_id, None))
+        await access.members.change(owner, ws, admin.user_id, Role.VIEWER)
+        assert "admin" not in (await access.principal(made.key_id)).scopes
+
+    async def test_it_ends_with_its_makers_membership(
+        self, access: Access, owner: Principal, admin: Principal
+    ) -> None:
+        """As do keys that it made, or rotated, and those of whoever had one of them."""
+        made = await joined(access, admin, "admin", "admin")
+        other = await joined(access, made, "admin", "admin")
+        own = (await access.keys.create(made, order("admin"))).key.id
+        rotated = (await access.keys.rotate(admin, other.key_id, KeyRotation())).key.id
+        kept = (await access.keys.rotate(owner, made.key_id, KeyRotation())).key.id
+        await access.members.change(owner, owner.workspace_id, admin.user_id, None)
+        for key in (made.key_id, other.key_id, own, rotated):
+            with pytest.raises(AuthenticationError):
+                await access.principal(key)
+        assert (await access.principal(kept)).role == "admin"
+
+    async def test_what_the_operator_made_stays(
+        self, access: Access, owner: Principal, admin: Principal
+    ) -> None:
+        heir = await joined(access, owner, "owner", "admin")
+        await access.members.change(heir, owner.workspace_id, owner.user_id, None)
+        assert (await access.principal(admin.key_id)).role == "admin"
+        assert (await access.principal(heir.key_id)).role == "owner"
+
+
 class TestRotation:
     async def test_the_successor_is_as_the_key_was(
         self, access: Access, owner: Principal, clock: ManualClock
@@ -262,6 +315,71 @@ class TestRotation:
         for key in (issued.key.id, new_id("key"), "key_\ud800", ""):
             with pytest.raises(NotFound):
                 await access.keys.rotate(owner, key, KeyRotation())
+
+
+class TestBudgetsOfARotatedKey:
+    """A key does not rid itself of what was spent by being rotated."""
+
+    @pytest.fixture
+    async def old(self, access: Access, owner: Principal, store: Store, clock: ManualClock) -> str:
+        """Has spent 60 of its 100 millionths of the day, which has told of the half, and of its 90 of the month."""
+        key, now = (await access.keys.create(owner, order("agents:read"))).key.id, clock.now_ms()
+        for length in (10, 7):
+            period = rfc3339(now)[:length]
+            await store.call(
+                "HINCRBY", keys.key("spend", owner.workspace_id, period=period), f"c|k|{key}", 60
+            )
+        budgets = [Budget("key", key, "day", 100, (0.5,), True), Budget("key", key, "month", 90, (), False)]
+        await BudgetStore(store).replace(owner.workspace_id, now, "", budgets)
+        return key
+
+    async def standing(self, store: Store, owner: Principal, now_ms: int) -> dict[str, list[Any]]:
+        found = (await BudgetStore(store).read(owner.workspace_id, now_ms)).budgets
+        told: dict[str, list[Any]] = {}
+        for one in found:
+            told.setdefault(one.budget.id, []).append((one.budget.amount, one.spent, one.reached))
+        return told
+
+    @pytest.mark.parametrize("overlap_ms", [0, HOUR])
+    async def test_the_successor_has_them(
+        self, access: Access, owner: Principal, store: Store, clock: ManualClock, old: str, overlap_ms: int
+    ) -> None:
+        now = clock.now_ms()
+        new = (await access.keys.rotate(owner, old, KeyRotation(overlap_ms=overlap_ms))).key.id
+        expected = [(90, 60, ()), (100, 60, (now,))]
+        ids = [old, new] if overlap_ms else [new]
+        assert await self.standing(store, owner, now) == dict.fromkeys(ids, expected)
+        assert await store.call("XLEN", keys.key("outbox", owner.workspace_id)) == 1
+
+    @pytest.mark.parametrize("overlap_ms", [0, HOUR])
+    async def test_so_has_the_successor_of_a_lost_one(
+        self, access: Access, owner: Principal, store: Store, clock: ManualClock, old: str, overlap_ms: int
+    ) -> None:
+        ends = KeyRotation(overlap_ms=overlap_ms)
+        lost = (await access.keys.rotate(owner, old, ends)).key.id
+        new = (await access.keys.rotate(owner, old, ends, lost=lost)).key.id
+        told = await self.standing(store, owner, clock.now_ms())
+        assert (lost in told, len(told[new])) == (False, 2)
+
+    async def test_they_end_with_the_key(
+        self, access: Access, owner: Principal, store: Store, clock: ManualClock, old: str
+    ) -> None:
+        await access.keys.revoke(owner, old)
+        assert await self.standing(store, owner, clock.now_ms()) == {}
+
+
+class TestHowManyThereAre:
+    async def test_a_workspace_is_full_at_some_point(
+        self, access: Access, owner: Principal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(access_keys, "MAX_KEYS", 3)
+        made = [access.keys.create(owner, order("agents:read")) for _ in range(8)]
+        done = await asyncio.gather(*made, return_exceptions=True)
+        (one, _) = (key for key in done if not isinstance(key, BaseException))
+        with pytest.raises(Conflict, match="at most 3"):
+            await access.keys.rotate(owner, one.key.id, KeyRotation())
+        await access.keys.rotate(owner, one.key.id, KeyRotation(overlap_ms=0))
+        assert (await access.keys.list(owner, PageQuery())).total == 3
 
 
 Attempt = Callable[[Access, Principal, Principal], Awaitable[Any]]

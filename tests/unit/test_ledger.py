@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from configs.settings import Metering
-from kernel.clock import ManualClock, epoch_ms
+from kernel.clock import ManualClock, SystemClock, epoch_ms, rfc3339
+from kernel.knowledge.spec import folder as collection_folder
 from kernel.metering.ledger import Ledger
 from kernel.metering.sampler import Sampler, objects_of
 from kernel.storage import keys
@@ -26,6 +27,7 @@ WS, OTHER = "ws_" + "0" * 26, "ws_" + "1" * 26
 START = epoch_ms("2024-01-01T00:00:00Z")
 FIRST = START // HOUR_MS
 GRACE_S = 600
+DAY_MS = 24 * HOUR_MS
 
 
 class Cut(Exception):
@@ -260,12 +262,28 @@ async def _cut_at(house: House, number: int, act: Callable[[House], Awaitable[No
     return False
 
 
+@pytest.mark.parametrize("bad", [WS, OTHER])
+async def test_one_bad_workspace_does_not_stop_the_others(house: House, bad: str) -> None:
+    """Wherever in the order it comes."""
+    good = OTHER if bad == WS else WS
+    await house.add(0, ws=good, e=1)
+    await house.add(0, ws=bad, e=1)
+    await house.store.call("HSET", keys.key("usage", bad, hour=str(FIRST)), "t", "none")
+    await house.round_at(30)
+    assert house.files() == [named("2024-01-01", "day", good)]
+    await house.store.call("HSET", keys.key("usage", bad, hour=str(FIRST)), "t", "2")
+    await house.round_at(31)
+    assert len(house.files()) == 2
+
+
 class TestSampler:
     async def test_every_workspace_is_weighed(self, house: House) -> None:
         for ws in (WS, OTHER):
             await house.store.call("HSET", keys.key("workspace", ws), "name", "x")
         await house.objects.put(f"archive/{WS}/a.parquet", b"x" * 1_000)
-        await house.objects.put(f"executions/{WS}/exec_1/deep/er", b"x" * 500)
+        await house.objects.put(f"executions/{WS}/exec_1/deep/er", b"x" * 400)
+        await house.objects.put(f"{collection_folder(WS, 'col_1', 'uploads')}/upload_1", b"x" * 60)
+        await house.objects.put(f"{collection_folder(WS, 'col_1', 'jobs')}/job_1/sources", b"x" * 40)
         await house.objects.put(f"usage/workspace={WS}/day=2023-12-31/day.parquet", b"x" * 50)
         await house.objects.put(f"archive/{OTHER}/a.parquet", b"x" * 7)
         sampler = Sampler(house.usage, (objects_of(house.objects),), house.clock)
@@ -274,6 +292,18 @@ class TestSampler:
         await sampler.round()
         assert await house.read() == {0: Counts(stored=3_100, samples=2)}
         assert await house.read(OTHER) == {0: Counts(stored=17, samples=2)}
+
+    async def test_one_that_fails_does_not_keep_the_others_from_it(self, house: House) -> None:
+        for ws in (WS, OTHER):
+            await house.store.call("HSET", keys.key("workspace", ws), "name", "x")
+
+        async def broken(workspace_id: str) -> int:
+            if workspace_id == WS:
+                raise ValueError("no numbers")
+            return 3
+
+        await Sampler(house.usage, (broken,), house.clock).round()
+        assert (await house.read(), await house.read(OTHER)) == ({}, {0: Counts(stored=3, samples=1)})
 
     async def test_further_weighers_add_up(self, house: House) -> None:
         await house.store.call("HSET", keys.key("workspace", WS), "name", "x")
@@ -298,6 +328,26 @@ class TestSampler:
                     await house.store.call("HSET", key, "spec", "x" * 3_000)
         taken = await _used(house.store) - empty
         assert 0.7 * taken < await house.usage.weigh(WS) < 1.5 * taken
+
+    async def test_collections_jobs_and_counts_weigh_too(self, house: House) -> None:
+        today = SystemClock().now_ms()
+        fields = [part for number in range(2_000) for part in (f"name {number:05}", "1" * 40)]
+        for name, parts in [
+            ("documents", {"id": "col_1"}),
+            ("job_documents", {"id": "job_1", "outcome": "done"}),
+            ("usage", {"hour": str(FIRST + 30)}),
+            ("spend", {"period": rfc3339(today)[:10]}),
+            ("spend", {"period": rfc3339(today - 25 * DAY_MS)[:7]}),
+        ]:
+            await house.store.call("FLUSHDB")
+            empty = await _used(house.store)
+            await house.store.call("ZADD", keys.key("collections", WS), 0, "col_1")
+            await house.store.call("ZADD", keys.key("jobs", WS), 0, "job_1")
+            await house.store.call("ZADD", keys.shard_key("metered", keys.shard_of(WS)), FIRST, WS)
+            put = ("RPUSH",) if name == "job_documents" else ("HSET",)
+            await house.store.call(*put, keys.key(name, WS, **parts), *fields)
+            taken = await _used(house.store) - empty
+            assert 0.7 * taken < await house.usage.weigh(WS) < 1.5 * taken, name
 
 
 async def _used(store: Store) -> int:

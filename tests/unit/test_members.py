@@ -1,11 +1,13 @@
 """Members and their roles, and workspaces as members and the operator handle them."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pydantic
 import pytest
 
+from kernel.access import workspaces
 from kernel.access.access import Access
 from kernel.access.members import MemberCreate
 from kernel.access.principal import Principal
@@ -16,6 +18,7 @@ from kernel.errors import AuthorizationError, CodexError, Conflict, NotFound, Va
 from kernel.ids import new_id
 from kernel.paging import PageQuery
 from kernel.storage import keys
+from kernel.storage.members import MemberStore, StoredUser
 from kernel.storage.store import Store
 from tests.access import joined, order, refused_soon, replica
 
@@ -92,6 +95,18 @@ class TestAdd:
         assert told == [told[0]] * 4
         listed = keys.key("user_workspaces", owner.user_id, id=owner.user_id)
         assert await store.call("ZSCORE", listed, stranger.workspace_id) is None
+
+    async def test_whoever_may_not_see_members_adds_none_of_them(
+        self, access: Access, owner: Principal
+    ) -> None:
+        ada = await access.members.add(owner, owner.workspace_id, newcomer(email="ada@example.com"))
+        bob = replace(await joined(access, owner, "developer", "agents:read"), delegated=False)
+        own = await access.workspaces.create(bob, WorkspaceCreate(name="Mine"))
+        with pytest.raises(ValidationError) as caught:
+            await access.members.add(bob, own.id, newcomer(user_id=ada["user_id"]))
+        assert caught.value.details["field"] == "user_id"
+        await access.members.change(owner, owner.workspace_id, bob.user_id, Role.ADMIN)
+        assert await access.members.add(bob, own.id, newcomer(user_id=ada["user_id"])) == ada
 
     async def test_a_lost_answer_is_given_again(self, access: Access, owner: Principal) -> None:
         made = await access.members.add(owner, owner.workspace_id, newcomer(email="a@b.cd"))
@@ -227,6 +242,33 @@ class TestChange:
         with pytest.raises(NotFound):
             await access.members.get(owner, owner.workspace_id, member["user_id"])
 
+    @pytest.mark.parametrize("command", ["ZADD", "ZREM"])
+    async def test_one_who_is_added_while_being_removed_finds_the_workspace(
+        self, access: Access, owner: Principal, store: Store, monkeypatch: pytest.MonkeyPatch, command: str
+    ) -> None:
+        """The other way's steps fall between the two of adding, and of removing."""
+        made = await access.members.add(owner, owner.workspace_id, newcomer())
+        user, ws = StoredUser(made["user_id"], "Ada", ""), owner.workspace_id
+        members, call = MemberStore(store), store.call
+
+        async def add() -> None:
+            assert await members.add(ws, user, "viewer", 9, None, "") == "ok"
+
+        async def remove() -> None:
+            assert await members.set_role(ws, user, "viewer", "", "") == "ok"
+
+        async def between(*words: Any) -> Any:
+            said = b"" if words[0] == "ZREM" else await call(*words)
+            if words[0] == command:
+                monkeypatch.undo()
+                await (remove if command == "ZADD" else add)()
+            return await call(*words) if words[0] == "ZREM" else said
+
+        monkeypatch.setattr(store, "call", between)
+        await (add if command == "ZADD" else remove)()
+        assert await members.role(ws, user.id) == "viewer"
+        assert await members.is_listed(ws, user.id)
+
     async def test_one_who_is_demoted_loses_rights_everywhere(
         self, access: Access, owner: Principal, store: Store, clock: ManualClock
     ) -> None:
@@ -278,6 +320,24 @@ class TestChange:
 
 
 class TestWorkspaces:
+    async def test_one_user_makes_only_so_many(
+        self, access: Access, owner: Principal, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """However many they ask for at once, and whether or not they leave those they made."""
+        monkeypatch.setattr(workspaces, "MAX_WORKSPACES", 2)
+        who = replace(await joined(access, owner, "admin", "admin"), delegated=False)
+        making = (access.workspaces.create(who, WorkspaceCreate(name="Lab")) for _ in range(8))
+        done = await asyncio.gather(*making, return_exceptions=True)
+        made = [one for one in done if not isinstance(one, BaseException)]
+        assert [one for one in done if isinstance(one, BaseException) and not isinstance(one, Conflict)] == []
+        assert len(made) == 2
+        await access.members.add(who, made[0].id, newcomer("owner"))
+        await access.members.change(who, made[0].id, who.user_id, None)
+        with pytest.raises(Conflict, match="at most 2"):
+            await access.workspaces.create(who, WorkspaceCreate(name="Lab"))
+        for _ in range(3):
+            assert await access.workspaces.create(owner, WorkspaceCreate(name="Ours"))
+
     async def test_owners_and_admins_name_it(self, access: Access, owner: Principal) -> None:
         admin = await joined(access, owner, "admin", "admin")
         changed = await access.workspaces.update(admin, owner.workspace_id, WorkspacePatch(name="Ours"))

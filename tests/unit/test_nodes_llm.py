@@ -210,9 +210,7 @@ async def test_only_what_the_provider_refused_is_free(failing: str, billed: list
     call = RecordedCall({"word": "many words"})
     model = ScriptedModel(Calls(), no_time)
     with pytest.raises(ProviderError):
-        await LlmNode(Models(model), Sandbox()).run(
-            config(script=script("one two", fail=[failing])), call
-        )
+        await LlmNode(Models(model), Sandbox()).run(config(script=script("one two", fail=[failing])), call)
     assert [use.tokens.input + use.tokens.output for use in call.uses] == billed
 
 

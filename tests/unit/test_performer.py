@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -20,8 +20,10 @@ from kernel.executions.placement import Here
 from kernel.executions.record import parse_nodes, shown
 from kernel.ids import new_id
 from kernel.metering.tariff import Tariff
-from kernel.models.seam import Tokens
+from kernel.models.seam import ChatModel, ChatRequest, Finish, ModelInfo, TextDelta, Tokens
 from kernel.nodes.contract import Call, ModelUse, Outcome
+from kernel.nodes.llm import LlmNode
+from kernel.nodes.sandbox import Sandbox
 from kernel.storage import keys
 from kernel.storage.executions import Creation, ExecutionStore
 from kernel.storage.objects import ObjectStore
@@ -73,16 +75,19 @@ class Stage:
     """A store, a scene and a performer, and short ways to use them."""
 
     def __init__(self, store: Store, folder: Path):
-        self.executions, self.queue = ExecutionStore(store), QueueStore(store)
+        self.store, self.executions, self.queue = store, ExecutionStore(store), QueueStore(store)
         self.scene = Scene()
         self.objects = ObjectStore(folder)
-        types: dict[str, Any] = {"scene": self.scene}
+        self.node_types = types = dict[str, Any](scene=self.scene)
         self.performer = Performer(
             *(self.executions, _NoAgents(), self.objects, types),
             *(SystemClock(), 5, "here", Here(types, "elsewhere"), Tariff(), OrderedDict()),
         )
 
-    async def accept(self, flow: dict[str, Any], value: Any = None, **options: Any) -> str:
+    async def accept(
+        self, flow: dict[str, Any], value: Any = None, day: int | None = None, **options: Any
+    ) -> str:
+        """day: tokens of a day."""
         execution_id = new_id("exec")
         spec = Spec(
             agent_id=None,
@@ -94,7 +99,9 @@ class Stage:
         )
         text = spec.model_dump_json().encode()
         await self.executions.create(
-            Creation(WS, execution_id, "", "", text, "normal", 1, b'{"type":"started"}')
+            Creation(
+                *(WS, execution_id, "", "", text, "normal", 1, b'{"type":"started"}'), tokens_per_day=day
+            )
         )
         return execution_id
 
@@ -384,8 +391,8 @@ async def paid(stage: Stage, execution_id: str) -> None:
     hour = int(stored.record["completed_at"]) // 3_600_000
     bucket = await stage.store.call("HMGET", keys.key("usage", WS, hour=str(hour)), "t", "t|m|m", "c|m|m")
     assert bucket == [b"3", b"3", b"3"]
-    (month,) = await stage.store.call("KEYS", f"*{WS}*spend*-??")
-    assert int(await stage.store.call("HGET", month, "t")) == 3
+    for period in await stage.store.call("KEYS", f"*{WS}:spend:*"):
+        assert await stage.store.call("HMGET", period, "t", "c") == [b"3", b"3"]
 
 
 async def test_what_was_said_before_a_timeout_is_paid(stage: Stage, slow: Slow) -> None:
@@ -437,6 +444,25 @@ async def test_max_tokens_bounds_the_whole_execution(stage: Stage) -> None:
     shown = await stage.run(flow(("entry", "a"), ("a", "b"), ("b", "c")), max_tokens=15)
     assert [node["tokens"] for node in shown["nodes"] if node["status"] == "completed"] == [11, 6]
     assert shown["error"]["details"] == {"limit": "tokens", "max": 15, "node_id": "c"}
+
+
+@pytest.mark.parametrize("far", [False, True])
+async def test_what_is_left_of_the_day_bounds_input_and_output(stage: Stage, far: bool) -> None:
+    async def ask(call: Call, config: Config) -> Outcome:
+        left = call.output_tokens_left(6)
+        assert left is not None
+        call.used(ModelUse("m", Tokens(6, min(left, 10)), 0.0))
+        return Outcome(left)
+
+    stage.scene.acts = {"a": ask, "b": ask, "c": ask}
+    node = {"resources": {"num_cpus": 1}} if far else {}
+    value = flow(("entry", "a"), ("a", "b"), ("b", "c"), nodes={"a": node, "b": node, "c": node})
+    shown = await stage.run(value, day=30)
+    assert [node["output"] for node in shown["nodes"] if node["status"] == "completed"] == [24, 8]
+    assert shown["result"]["tokens_used"] == 30
+    assert shown["error"]["details"]["limit"] == "tokens"
+    assert (shown["error"]["details"]["node_id"], shown["nodes"][-1]["attempt"]) == ("c", 1)
+    assert shown["error"]["retryable"] is False
 
 
 async def test_max_cost_stops_before_the_call_that_would_pass_it(stage: Stage) -> None:

@@ -156,13 +156,40 @@ class TestUnknownCosts:
             "breakdown": {"compute": None, "storage": 0, "api": 0},
         }
 
-    async def test_calls_that_were_given_back_in_a_later_hour(self, shelf: Shelf) -> None:
-        await shelf.add(0, r=10)
-        await shelf.add(1, r=-4)
-        stats = await shelf.stats(granularity="hour")
-        assert [part["usage"]["api_calls"] for part in stats["series"][:2]] == [10, 0]
-        assert stats["series"][1]["costs"]["total"] == 0
-        assert stats["usage"]["api_calls"] == 6
+
+class TestLoad:
+    @pytest.mark.parametrize(("by", "hours"), [(None, 96), ("agent", 6), ("label", 2)])
+    async def test_a_script_reads_as_many_hours_as_others_can_wait_for(
+        self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch, by: GroupBy | None, hours: int
+    ) -> None:
+        read: list[int] = []
+        run = shelf.store.run
+
+        async def counted(script: str, *args: Any) -> Any:
+            read.append(args[3] - args[2] + 1)
+            return await run(script, *args)
+
+        monkeypatch.setattr(shelf.store, "run", counted)
+        await shelf.stats(by=by)
+        assert max(read) == hours
+        assert sum(read) == 96
+
+    async def test_two_grouped_reads_at_once(self, shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+        now = most = 0
+        parts = shelf.stored.parts
+
+        async def watched(*args: Any) -> Any:
+            nonlocal now, most
+            now, most = now + 1, max(most, now + 1)
+            async for part in parts(*args):
+                yield part
+            now -= 1
+
+        monkeypatch.setattr(shelf.stored, "parts", watched)
+        await asyncio.gather(*(shelf.stats(by="agent") for _ in range(5)))
+        assert (now, most) == (0, 2)
+        await asyncio.gather(*(shelf.stats() for _ in range(5)))
+        assert most == 5
 
 
 class TestGroups:

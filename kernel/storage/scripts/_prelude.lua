@@ -76,9 +76,15 @@ local function keep_key(ws, id, hash, record)
   redis.call('ZADD', K.workspace_keys(ws), 0, id)
 end
 
+local function is_full_of_keys(ws, most)
+  return redis.call('ZCARD', K.workspace_keys(ws)) >= tonumber(most)
+end
+
+-- With a key end its budgets.
 local function end_key(ws, id)
   redis.call('DEL', K.key(id))
   redis.call('ZREM', K.workspace_keys(ws), id)
+  redis.call('HDEL', K.budgets(ws), 'd|k|' .. id, 'm|k|' .. id)
   access_changed(id)
 end
 
@@ -159,11 +165,19 @@ local function has_reached(budget, threshold)
   return budget.spent >= math.max(1, math.floor(threshold * budget.amount + 0.5))
 end
 
--- Tells once of each threshold that a budget's spend has reached in its period.
+-- When a threshold was told of in the budget's period, with its amount or a greater one; '' not yet.
+local function told_at(ws, budget, threshold)
+  local told = redis.call('HGET', K.alerts(ws, budget.period), alert_field(budget, threshold)) or ''
+  local at, amount = string.match(told, '^(%d+) (%d+)$')
+  return at and tonumber(amount) >= budget.amount and at or ''
+end
+
+-- Tells once of each threshold that a budget's spend has reached in its period; of a raised budget's once more.
 local function tell_budget(ws, budget, now)
   local alerts, daily = K.alerts(ws, budget.period), #budget.period == 10
   for _, threshold in ipairs(budget.alerts) do
-    if has_reached(budget, threshold) and redis.call('HSETNX', alerts, alert_field(budget, threshold), now) == 1 then
+    if has_reached(budget, threshold) and told_at(ws, budget, threshold) == '' then
+      redis.call('HSET', alerts, alert_field(budget, threshold), string.format('%.0f %.0f', now, budget.amount))
       expire_period(alerts, budget.period)
       local data = {
         scope = ({w = 'workspace', a = 'agent', k = 'key'})[budget.kind],
@@ -175,7 +189,7 @@ local function tell_budget(ws, budget, now)
         threshold = threshold,
       }
       local event = {type = 'usage.threshold', timestamp = utc_time(now), data = data}
-      redis.call('XADD', K.outbox(ws), '*', 'e', cjson.encode(event))
+      redis.call('XADD', K.outbox(ws), 'MAXLEN', '~', 100000, '*', 'e', cjson.encode(event))
     end
   end
 end
@@ -186,7 +200,7 @@ local function budget_rows(ws, day)
   for i = 1, #flat, 2 do
     local budget, reached = open_budget(ws, flat[i], flat[i + 1], day), {}
     for n, threshold in ipairs(budget.alerts) do
-      reached[n] = redis.call('HGET', K.alerts(ws, budget.period), alert_field(budget, threshold)) or ''
+      reached[n] = told_at(ws, budget, threshold)
     end
     texts[#texts + 1] = flat[i] .. ' ' .. flat[i + 1]
     rows[#rows + 1] = {flat[i], flat[i + 1], string.format('%.0f', budget.spent), reached}
@@ -438,7 +452,7 @@ local function tell_progress(ws, id, now, events)
   tell_job(ws, id, now, events)
 end
 
--- Adds bytes of documents to the usage of their hour: in all, by collection and by key.
+-- Adds bytes of documents to the usage of their hour, in all, by collection and by key, and to those of their day.
 local function count_ingested(ws, id, now, collection, bytes)
   if bytes == 0 then return end
   local use, key = {i = bytes}, redis.call('HGET', K.job(ws, id), 'key')
@@ -446,6 +460,9 @@ local function count_ingested(ws, id, now, collection, bytes)
   add_use(bucket, use, '')
   add_use(bucket, use, '|o|' .. collection)
   if key ~= '' then add_use(bucket, use, '|k|' .. key) end
+  local day = utc_day(now)
+  add_use(K.spend(ws, day), use, '')
+  expire_period(K.spend(ws, day), day)
 end
 
 local function forget_job(ws, collection, id)

@@ -19,12 +19,5 @@ if #unknown > 0 then return {'unknown', unknown} end
 redis.call('DEL', K.budgets(ws))
 note_audit(ws, ARGV[4])
 if #budgets > 0 then redis.call('HSET', K.budgets(ws), unpack(ARGV, 5)) end
-for _, budget in ipairs(budgets) do
-  for _, threshold in ipairs(budget.alerts) do
-    if not has_reached(budget, threshold) then
-      redis.call('HDEL', K.alerts(ws, budget.period), alert_field(budget, threshold))
-    end
-  end
-  tell_budget(ws, budget, now)
-end
+for _, budget in ipairs(budgets) do tell_budget(ws, budget, now) end
 return {'ok', budget_rows(ws, day)}

@@ -1,11 +1,15 @@
 -- Accepts a job: record, indices and a place in the queue, or nothing. Of a collection the last 1,000 jobs are kept.
 -- ARGV: ws, id, collection, order as JSON, size (small or large), key, retry_of, now, most active,
---       idempotency record ('' none)
+--       idempotency record ('' none), bytes of a day (-1 any)
 local ws, id, collection, order, size, key, retry_of, now = unpack(ARGV, 1, 8)
+local most = tonumber(ARGV[11])
 local record = K.job(ws, id)
 if redis.call('EXISTS', record) == 1 then return {'ok'} end
 if redis.call('EXISTS', K.collection(ws, collection)) == 0 then return {'gone'} end
 if redis.call('SCARD', K.jobs_active(ws)) >= tonumber(ARGV[9]) then return {'full'} end
+if most >= 0 and tonumber(redis.call('HGET', K.spend(ws, utc_day(tonumber(now))), 'i') or 0) >= most then
+  return {'spent'}
+end
 if not owns_key(ARGV[10], id) then return {'superseded'} end
 
 redis.call('HSET', record, 'collection', collection, 'order', order, 'size', size, 'key', key, 'retry_of', retry_of,
