@@ -151,9 +151,9 @@ class Kernel:
         egress = Egress(settings.egress_allow, own=(settings.api.host, *settings.api.hosts))
         models = _models(settings, clock, store, egress, local)
         objects = ObjectStore(settings.root / "objects")
-        vectors, embedder = VectorStore(settings.vectors.url), partial(_embedder, models, store)
-        collections = Collections(KnowledgeStore(store), vectors, models, objects, clock)
-        search = Search(collections, vectors, embedder, models)
+        knowledge, vectors = KnowledgeStore(store), VectorStore(settings.vectors.url)
+        collections = Collections(knowledge, vectors, models, objects, clock)
+        search = Search(collections, partial(_embedder, models, store), models)
         node_types = registry(models, egress, sandbox, search)
         check_flow = partial(_check_flow, node_types, models)
         agents = Agents(store, clock, check_flow)
@@ -196,9 +196,7 @@ class Kernel:
             ),
             collections=collections,
             search=search,
-            ingestion=_ingestion(
-                settings, clock, store, subscriptions, objects, egress, models, collections.store, vectors
-            ),
+            ingestion=_ingestion(settings, clock, store, subscriptions, objects, egress, models, collections),
         )
 
     def performer(self, place: str, placement: Placement | None = None) -> Performer:
@@ -255,8 +253,7 @@ def _ingestion(
     objects: ObjectStore,
     egress: Egress,
     models: Catalog,
-    collections: KnowledgeStore,
-    vectors: VectorStore,
+    collections: Collections,
 ) -> Ingestion:
     room = Room(settings.root, settings.store.min_free_mb, clock)
     uploads = Uploads(store, objects, clock, room)
@@ -265,7 +262,7 @@ def _ingestion(
     def around(workspace_id: str) -> Surroundings:
         return Surroundings(egress, settings.ingestion, partial(uploads.open, workspace_id), _credential)
 
-    specs = Specs(jobs, collections, objects, around)
+    specs = Specs(jobs, collections.store, objects, around)
     return Ingestion(
         store=jobs,
         jobs=Jobs(jobs, specs, objects, subscriptions, clock, room, settings.ingestion, models.dimension),
@@ -275,9 +272,9 @@ def _ingestion(
             parsers=Parsers(settings.ingestion),
             cut=cut,
             embedder=partial(_embedder, models, store),
-            vectors=vectors,
+            vectors=collections.vectors,
             manifest=jobs,
-            stale=collections,
+            stale=collections.store,
             clock=clock,
             settings=settings.ingestion,
         ),

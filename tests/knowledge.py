@@ -84,7 +84,7 @@ class Library:
         self.jobs, self.objects = JobStore(store), ObjectStore(folder)
         self.collections = Collections(KnowledgeStore(store), vectors, Models(), self.objects, clock)
         self.embedded: list[str] = []
-        self.search = Search(self.collections, vectors, self._embedder, Models())
+        self.search = Search(self.collections, self._embedder, Models())
 
     async def make(self, name: str = "docs", ws: str = WS, **more: Any) -> CollectionRecord:
         return await self.collections.create(ws, CollectionCreate(name=name, **more))
@@ -153,6 +153,11 @@ class Library:
 
     async def texts(self, record: CollectionRecord, query: str = "cat", **more: Any) -> list[str]:
         return [one.hit.text for one in (await self.find(record, query, **more)).results]
+
+    def over(self, vectors: VectorStore) -> Search:
+        """Search in the same collections, in another vector store."""
+        collections = Collections(self.collections.store, vectors, Models(), self.objects, self.clock)
+        return Search(collections, self._embedder, Models())
 
     def _embedder(self, ws: str, model: str) -> Words:
         self.embedded.append(model)

@@ -56,7 +56,7 @@ class EmbeddingModels(Protocol):
 
 
 class Collections:
-    """`store` is public: searches and jobs read the manifest by it."""
+    """`store` and `vectors` are public: searches and jobs go by them too."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Collections:
         reindex: Reindex | None = None,
     ):
         self.store = store
-        self._vectors, self._models = vectors, models
+        self.vectors, self._models = vectors, models
         self._objects, self._clock, self._reindex = objects, clock, reindex
 
     async def create(
@@ -172,7 +172,7 @@ class Collections:
         """Raises NotFound, Unavailable."""
         record = await self.get(ws, collection_id)
         kinds = await self.store.kinds(ws, collection_id)
-        server = await self._vectors.capabilities()
+        server = await self.vectors.capabilities()
         return {
             "collection_id": record.id,
             "documents": record.stored.documents,
@@ -182,7 +182,7 @@ class Collections:
             "vectors": {
                 "dimension": self._models.dimension(record.item.embedding_model),
                 "metric": record.item.metric,
-                "rows": await self._vectors.count(record.vectors),
+                "rows": await self.vectors.count(record.vectors),
                 "keyword_search": server.keyword,
             },
         }
@@ -207,14 +207,14 @@ class Collections:
     async def clear(self, ws: str, record: CollectionRecord) -> None:
         """Deletes the chunks that no search shows any more. Raises Unavailable, VectorsMissing."""
         while versions := await self.store.stale(ws, record.id, STALE_AT_ONCE):
-            await self._vectors.delete(record.vectors, versions)
+            await self.vectors.delete(record.vectors, versions)
             await self.store.cleared(ws, record.id, versions)
 
     async def drop_left(self, ws: str) -> None:
         """Drops vectors that no collection has in use, those that could not be dropped before included."""
         for name in await self.store.left(ws, self._clock.now_ms()):
             try:
-                await self._vectors.drop(name)
+                await self.vectors.drop(name)
             except Unavailable as error:
                 log.warning("vectors are left over", vectors=name, error=repr(error))
                 return
@@ -237,7 +237,7 @@ class Collections:
 
     async def _make_vectors(self, ws: str, name: str, making: Making) -> None:
         await self.store.intend(ws, name, self._clock.now_ms() + MADE_WITHIN_MS)
-        await self._vectors.create(name, self._models.dimension(making.embedding_model), making.metric)
+        await self.vectors.create(name, self._models.dimension(making.embedding_model), making.metric)
 
     async def _remake(self, ws: str, record: CollectionRecord, item: Item) -> bool:
         """At once while there is nothing in it, else as a job. False when it is not as it was read."""

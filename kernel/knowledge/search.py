@@ -25,7 +25,6 @@ from kernel.knowledge.record import CollectionRecord
 from kernel.models.seam import Tokens
 from kernel.shape import Shape
 from kernel.storage.chunks import Capabilities, Hit, Query, VectorsMissing
-from kernel.storage.vectors import VectorStore
 from kernel.text import clean_text
 
 if TYPE_CHECKING:
@@ -117,12 +116,11 @@ class Search:
     def __init__(
         self,
         collections: Collections,
-        vectors: VectorStore,
         embedder: "Callable[[str, str], Embedder]",
         models: RerankModels,
     ):
         """embedder: by workspace and model."""
-        self._collections, self._vectors = collections, vectors
+        self._collections, self._vectors = collections, collections.vectors
         self._embedder, self._models = embedder, models
 
     async def search(

@@ -206,4 +206,11 @@ def test_what_is_unknown_stays_unknown() -> None:
     spent = orjson.loads(
         Totals.of({"a": NodeRecord(status="completed", uses=uses, machine_cost=1.0)}).spent()
     )
-    assert spent == {"t": 7, "c": None, "k": 1_100_000, "p": 0, "g": 0, "m": {"m": [3, None], "n": [4, 100_000]}}
+    assert spent == {
+        "t": 7,
+        "c": None,
+        "k": 1_100_000,
+        "p": 0,
+        "g": 0,
+        "m": {"m": [3, None], "n": [4, 100_000]},
+    }

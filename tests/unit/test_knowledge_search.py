@@ -108,7 +108,7 @@ class TestModes:
         self, library: Library, pets: CollectionRecord, milvus_url: str
     ) -> None:
         vectors = NoWords(milvus_url)
-        search = Search(library.collections, vectors, library._embedder, Models())
+        search = library.over(vectors)
         fresh = await library.collections.get(WS, pets.id)
         found = await search.search(WS, [fresh], SearchOrder(query="dog"))
         assert (found.fallback, found.results[0].keyword) == ("dense", None)
@@ -291,7 +291,7 @@ class TestChanges:
         self, library: Library, pets: CollectionRecord
     ) -> None:
         vectors = VectorStore("http://127.0.0.1:9")
-        search = Search(library.collections, vectors, library._embedder, Models())
+        search = library.over(vectors)
         record = await library.collections.get(WS, pets.id)
         with pytest.raises(Unavailable):
             await search.search(WS, [record], SearchOrder(query="cat"))
@@ -300,7 +300,7 @@ class TestChanges:
         def embedder(ws: str, model: str) -> Any:
             raise ProviderError("Model 'words' needs the credential 'x'")
 
-        search = Search(library.collections, library.vectors, embedder, Models())
+        search = Search(library.collections, embedder, Models())
         record = await library.collections.get(WS, pets.id)
         with pytest.raises(ProviderError):
             await search.search(WS, [record], SearchOrder(query="cat"))
