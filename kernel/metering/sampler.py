@@ -24,7 +24,7 @@ class Sampler:
     clock: Clock
 
     async def round(self) -> None:
-        """One workspace after the other, so that the machine is not busy with it. One that this fails for is left out."""
+        """One workspace after the other, so that the machine is not busy with it. What fails is left out."""
         async for workspace_id in self.usage.workspaces():
             try:
                 size = sum([await weigh(workspace_id) for weigh in self.weighers])

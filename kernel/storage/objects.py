@@ -24,7 +24,7 @@ class ObjectStore:
         return path
 
     async def put_stream(self, path: str, parts: AsyncIterator[bytes]) -> None:
-        """As it arrives, never all of it in memory. Raises Unavailable, and what `parts` raises: then nothing is left."""
+        """As it arrives, never whole in memory. Raises Unavailable, and what `parts` raises: nothing is left then."""
         folder, _, name = path.rpartition("/")
         unfinished = f"{folder}/.{name}.part"
         finished = False

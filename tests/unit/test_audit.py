@@ -36,7 +36,8 @@ async def entries(access: Access, workspace_id: str, **wanted: Any) -> list[Entr
 
 
 async def newest(access: Access, who: Principal) -> Entry:
-    return (await entries(access, who.workspace_id))[0]
+    """But for the first owner's key: entries of one millisecond have no order."""
+    return next(one for one in await entries(access, who.workspace_id) if "by" not in one["details"])
 
 
 async def exported(access: Access, who: Principal, kind: Format, **wanted: Any) -> bytes:
@@ -130,8 +131,8 @@ class TestWhatIsInIt:
     async def test_no_more_than_2_kb_of_details_are(self, access: Access, owner: Principal) -> None:
         agents = [new_id("agent") for _ in range(100)]
         await access.keys.create(owner, order("agents:read", agents=agents))
-        details = (await newest(access, owner))["details"]
-        assert details == {
+        shown = await entries(access, owner.workspace_id)
+        assert next(one["details"] for one in shown if one["details"].get("truncated")) == {
             "name": "CI",
             "scopes": ["agents:read"],
             "user_id": owner.user_id,

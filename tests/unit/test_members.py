@@ -368,6 +368,7 @@ class TestWorkspaces:
             "burst": 500,
             "concurrent": None,
             "tokens_per_day": 10,
+            "ingest_mb_per_day": None,
         }
         with pytest.raises(AuthorizationError):
             await access.workspaces.update(owner, stranger.workspace_id, WorkspacePatch(name="Mine"))
