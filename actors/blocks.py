@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 
 import structlog
 
-from actors.runner import opened_kernel
+from actors.hosting import opened_kernel
 from configs.settings import Settings
 from kernel.errors import CodexError
 from kernel.knowledge.work import Block, Order

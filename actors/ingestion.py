@@ -6,14 +6,14 @@ end, and the next driver counts a job's documents anew, of which those that were
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import uuid4
 
 import orjson
 import structlog
 
-from actors.runner import opened_kernel, serve_or_exit
+from actors.hosting import opened_kernel, patient, serve_or_exit
 from configs.settings import Settings
 from kernel.errors import CodexError, InternalError, Unavailable
 from kernel.knowledge.ingestion import Ingestion
@@ -61,16 +61,8 @@ class Driver:
         """Runs until cancelled."""
         await self.subscriptions.listen(keys.channel("jobs"), self._told)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._patient(self._claim_loop))
-            group.create_task(self._patient(self._renew_loop))
-
-    async def _patient(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """The store may go away and come back; a driver outlives that."""
-        while True:
-            try:
-                await loop()
-            except Unavailable:
-                await asyncio.sleep(random.uniform(0.05, 0.3))
+            group.create_task(patient(self._claim_loop))
+            group.create_task(patient(self._renew_loop))
 
     async def _claim_loop(self) -> None:
         shards = list(range(keys.SHARDS))

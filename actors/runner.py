@@ -4,19 +4,17 @@ It holds no truth. Killed, its lease ends and others go on from the journal; sto
 """
 
 import asyncio
-import os
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import uuid4
 
 import structlog
 
+from actors.hosting import opened_kernel, patient, serve_or_exit
 from configs.settings import Runner as RunnerSettings
 from configs.settings import Settings
-from kernel.assembly import Kernel
 from kernel.errors import Unavailable
 from kernel.executions.performer import LOST_PROBLEM, Performer, Stop, lost_event
 from kernel.executions.placement import Placement
@@ -58,8 +56,8 @@ class Runner:
         """Runs until cancelled."""
         await self.subscriptions.listen(keys.channel("orders", runner=self.name), self._order)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._patient(self._claim_loop))
-            group.create_task(self._patient(self._renew_loop))
+            group.create_task(patient(self._claim_loop))
+            group.create_task(patient(self._renew_loop))
 
     async def drain(self) -> None:
         """Takes nothing new and hands back what it holds."""
@@ -67,14 +65,6 @@ class Runner:
         for held in self.held.values():
             held.stop.lose()
         await self.queue.release(self.name, range(keys.SHARDS))
-
-    async def _patient(self, loop: Callable[[], Awaitable[None]]) -> None:
-        """The store may go away and come back; a runner outlives that."""
-        while True:
-            try:
-                await loop()
-            except Unavailable:
-                await asyncio.sleep(random.uniform(0.05, 0.3))
 
     async def _claim_loop(self) -> None:
         wire = await self.store.open(f"{self.name}-wait", answer_within=2 * BLOCK_S)
@@ -184,27 +174,3 @@ class RunnerHost:
 
     async def drain(self) -> None:
         await self._runner.drain()
-
-
-async def opened_kernel(settings: Settings, **options: Any) -> tuple[Any, Kernel]:
-    """The kernel, once the store is there: Ray gives up on an actor that cannot be made. Keep the first part."""
-    while True:
-        opening = Kernel.opened(settings, **options)
-        try:
-            return opening, await opening.__aenter__()
-        except Unavailable as error:
-            log.warning("waiting for the store", error=str(error))
-            await asyncio.sleep(random.uniform(0.2, 0.6))
-
-
-def serve_or_exit(serving: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-    """Runs an actor's loop for as long as the process lives; Ray starts another process when it ends."""
-
-    def leave(task: "asyncio.Task[None]") -> None:
-        if not task.cancelled():
-            log.error("actor's loop ended", error=repr(task.exception()))
-            os._exit(1)
-
-    task = asyncio.create_task(serving)
-    task.add_done_callback(leave)
-    return task

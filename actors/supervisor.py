@@ -10,15 +10,14 @@ from typing import Protocol
 
 import structlog
 
-from actors.runner import opened_kernel, serve_or_exit
+from actors.hosting import opened_kernel, serve_or_exit
 from configs.settings import Settings
 from kernel.clock import Clock
-from kernel.errors import CodexError
 from kernel.executions.archivist import Archivist
 from kernel.executions.performer import LOST_PROBLEM, lost_event
 from kernel.metering.books import Books
 from kernel.storage.queue import QueueStore
-from kernel.storage.wire import StoreRefused
+from kernel.storage.wire import ROUND_FAULTS
 
 log = structlog.get_logger()
 
@@ -106,7 +105,7 @@ class Supervisor:
         while True:
             try:
                 await action()
-            except (CodexError, StoreRefused, OSError, ValueError) as error:
+            except ROUND_FAULTS as error:
                 log.warning("supervisor's round failed", error=repr(error))
             await asyncio.sleep(seconds * random.uniform(0.9, 1.1))
 

@@ -4,17 +4,12 @@
 application, whose layers it passes. Both come through the same HAProxy and have as many replicas.
 """
 
-import subprocess
-import sys
 from collections.abc import Iterator
 
+from benchmarks.beside import deploy
 from benchmarks.http_load import Request, load
-from benchmarks.installation import ECHO, REPOSITORY, Installation
+from benchmarks.installation import ECHO, Installation
 from benchmarks.results import Figure
-from cluster.environment import child_environment
-from cluster.layout import Home
-from cluster.state import read_state
-from configs.settings import Settings
 
 CONNECTIONS = 16
 WARM_UP = -1
@@ -22,7 +17,7 @@ WARM_UP = -1
 
 def beside_noops(installation: Installation, seconds: int, rounds: int) -> Iterator[Figure]:
     """By turns, every second round in turned order; ratios are of requests per second within a round."""
-    _deploy_noop(installation)
+    deploy(installation, "benchmarks.noop")
     requests = _requests(installation)
     for number in range(WARM_UP, rounds):
         order = sorted(requests, reverse=number % 2 == 1)
@@ -44,13 +39,3 @@ def _requests(installation: Installation) -> dict[str, Request]:
         "healthz": Request(f"{installation.url}/healthz", {}),
         "noop": Request(f"{installation.url}/noop/", {}),
     }
-
-
-def _deploy_noop(installation: Installation) -> None:
-    home = Home(installation.home.resolve())
-    state = read_state(home)
-    if state is None:
-        raise SystemExit(f"nothing runs in {home.path}")
-    environment = child_environment(home, Settings(port=installation.port), state.ports)
-    command = [sys.executable, "-m", "benchmarks.noop", str(state.ports.gcs)]
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, timeout=120)

@@ -10,8 +10,6 @@ import asyncio
 import json
 import os
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -22,13 +20,10 @@ from typing import Any
 import aiohttp
 import httpx2
 
+from benchmarks.beside import deploy
 from benchmarks.http_load import Load, Request, load, run_wrk
-from benchmarks.installation import ECHO, REPOSITORY, Installation
+from benchmarks.installation import ECHO, Installation
 from benchmarks.results import Figure
-from cluster.environment import child_environment
-from cluster.layout import Home
-from cluster.state import read_state
-from configs.settings import Settings
 
 CONNECTIONS = 16
 WARM_UP = -1
@@ -111,7 +106,7 @@ def all_of_them(seconds: int, rounds: int) -> Iterator[Figure]:
 
 def metered(installation: Installation, seconds: int, rounds: int) -> Iterator[Figure]:
     """By turns, every second round in turned order; ratios are of requests per second within a round."""
-    _deploy_unmetered(installation)
+    deploy(installation, "benchmarks.unmetered")
     me = owner(installation)
     _, key = me.key(me.workspace("pro", WIDE))
     path = f"/v1/agents/{me.agent(key)}"
@@ -154,16 +149,6 @@ def _compared(loads: dict[str, Load], case: str, beside: str) -> Iterator[Figure
 def _write_private(file: Path, lines: list[str]) -> None:
     file.touch(mode=0o600)
     file.write_text("\n".join(lines) + "\n")
-
-
-def _deploy_unmetered(installation: Installation) -> None:
-    home = Home(installation.home.resolve())
-    state = read_state(home)
-    if state is None:
-        raise SystemExit(f"nothing runs in {home.path}")
-    environment = child_environment(home, Settings(port=installation.port), state.ports)
-    command = [sys.executable, "-m", "benchmarks.unmetered", str(state.ports.gcs)]
-    subprocess.run(command, cwd=REPOSITORY, env=environment, check=True, capture_output=True, timeout=120)
 
 
 @dataclass

@@ -11,12 +11,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from benchmarks.beside import running
 from benchmarks.client import until
 from benchmarks.installation import ECHO, Installation
 from benchmarks.results import Figure
 from cluster.environment import resolved
-from cluster.layout import Home
-from cluster.state import read_state
 from configs.settings import Settings
 from kernel.access.principal import Principal
 from kernel.agents.flow import Flow
@@ -124,10 +123,7 @@ class Storage:
 
 @asynccontextmanager
 async def storage(installation: Installation) -> AsyncGenerator[Storage]:
-    home = Home(installation.home.resolve())
-    state = read_state(home)
-    if state is None:
-        raise SystemExit(f"nothing runs in {home.path}")
+    home, state = running(installation)
     async with Kernel.opened(resolved(Settings(), home, state.ports), name="benchmark") as kernel:
         yield Storage(kernel, await kernel.access.authenticate(installation.key))
 

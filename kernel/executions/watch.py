@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
 from functools import partial
 
 from kernel.errors import Unavailable
@@ -50,7 +49,7 @@ class Watch:
         finally:
             self.forget(execution_id)
 
-    async def follow(self, workspace_id: str, execution_id: str, after: int) -> AsyncGenerator[StreamEvent]:
+    def follow(self, workspace_id: str, execution_id: str, after: int) -> AsyncGenerator[StreamEvent]:
         """Events from `after` + 1 to the terminal one. Raises SlowReader."""
         log = Log(
             channel=keys.channel("stream", workspace_id, id=execution_id),
@@ -58,9 +57,7 @@ class Watch:
             runs=partial(self._runs, workspace_id, execution_id),
             is_terminal=is_terminal,
         )
-        async with aclosing(follow(self._subscriptions, log, after)) as events:
-            async for event in events:
-                yield event
+        return follow(self._subscriptions, log, after)
 
     async def _runs(self, workspace_id: str, execution_id: str) -> bool:
         return await self._lookup.status(workspace_id, execution_id) == "running"

@@ -1,7 +1,6 @@
 """Ingestion jobs as callers have them: order, look, follow, cancel, try again."""
 
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, Literal
@@ -142,7 +141,7 @@ class Jobs:
         if status != "cancelled":
             raise Conflict(f"The job has ended already: {status}", {"status": status})
 
-    async def follow(self, workspace_id: str, job_id: str, after: int) -> AsyncGenerator[StreamEvent]:
+    def follow(self, workspace_id: str, job_id: str, after: int) -> AsyncGenerator[StreamEvent]:
         """Events after a seq, to the terminal one. Raises SlowReader."""
         log = Log(
             channel=keys.channel("stream", workspace_id, id=job_id),
@@ -150,9 +149,7 @@ class Jobs:
             runs=partial(self.is_active, workspace_id, job_id),
             is_terminal=is_terminal,
         )
-        async with aclosing(follow(self.subscriptions, log, after)) as events:
-            async for event in events:
-                yield event
+        return follow(self.subscriptions, log, after)
 
     async def is_active(self, workspace_id: str, job_id: str) -> bool:
         return await self.store.status(workspace_id, job_id) in ("queued", "running")

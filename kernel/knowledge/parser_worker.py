@@ -12,10 +12,11 @@ import socket
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, cast
+from typing import cast
 
 import orjson
 
+from kernel.frames import receive, send
 from kernel.knowledge import containers, markup
 from kernel.knowledge.contract import DocumentError, Part
 from kernel.knowledge.kinds import NAMES, Kind
@@ -70,16 +71,6 @@ def allow(seconds: float) -> None:
     hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
     resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(used + seconds) + 1, hard))
     signal.alarm(math.ceil(seconds) + SLACK_S)
-
-
-def receive(stream: IO[bytes]) -> bytes | None:
-    size = stream.read(4)
-    return stream.read(int.from_bytes(size, "big")) if len(size) == 4 else None
-
-
-def send(stream: IO[bytes], frame: bytes) -> None:
-    stream.write(len(frame).to_bytes(4, "big") + frame)
-    stream.flush()
 
 
 def main(reader: Reader = read) -> None:

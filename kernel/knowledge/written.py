@@ -8,14 +8,13 @@ import orjson
 from pydantic import AfterValidator, Field
 
 from kernel.knowledge.contract import Fetched, Found, content_version
-from kernel.knowledge.sources.shapes import Metadata
+from kernel.knowledge.sources.shapes import DocumentText, Metadata, Title
 from kernel.shape import Shape, at_most
 from kernel.storage.objects import ObjectStore
 from kernel.text import clean_name
 
 MOST = 10_000
 """Documents of one request."""
-MOST_TEXT_BYTES = 5_000_000
 MOST_WITH_VECTOR = 65_535
 """Bytes of a text that comes with its vector, and so is one chunk."""
 MOST_DIMENSIONS = 32_768
@@ -23,22 +22,6 @@ MOST_DIMENSIONS = 32_768
 
 def _id(text: str) -> str:
     return clean_name(text, 256)
-
-
-def _title(text: str) -> str:
-    return clean_name(text, 512)
-
-
-def _text(text: str) -> str:
-    if not text.strip():
-        raise ValueError("must not be blank")
-    try:
-        size = len(text.encode())
-    except UnicodeEncodeError:
-        raise ValueError("has a half character") from None
-    if size > MOST_TEXT_BYTES:
-        raise ValueError(f"must have at most {MOST_TEXT_BYTES} bytes, not {size}")
-    return text
 
 
 def _vector(vector: list[float]) -> list[float]:
@@ -53,7 +36,7 @@ class WrittenDocument(Shape):
     id: Annotated[str, AfterValidator(_id)] = Field(
         description="the same id replaces the document", examples=["faq-1"]
     )
-    text: Annotated[str, AfterValidator(_text)] = Field(examples=["Keys are made under Settings."])
+    text: DocumentText = Field(examples=["Keys are made under Settings."])
     vector: (
         Annotated[
             list[float],
@@ -62,7 +45,7 @@ class WrittenDocument(Shape):
         ]
         | None
     ) = Field(None, description="of the collection's dimension; without it, the text is embedded")
-    title: Annotated[str, AfterValidator(_title)] | None = None
+    title: Title | None = None
     metadata: Metadata = Field(default_factory=dict, description="goes with every chunk, to filter by")
 
     def problem(self, dimension: int) -> tuple[str, str] | None:

@@ -126,7 +126,7 @@ class Account:
         spent, free, self.spent, self.free, self.left, self.asked_at = self.spent, self.free, 0, 0, kept, now
         return Ask(
             *(self.workspace_id, self.holder, self.key_id, number),
-            *((self.limit.emission, self.limit.burst) if self.limit else (0, 0)),
+            *self._terms,
             hold=HOLD,
             shared=int(self.limit is None or self.limit.burst >= SMALLEST_SHARED),
             spent=spent,
@@ -138,9 +138,12 @@ class Account:
 
     def is_of(self, ask: Ask) -> bool:
         """Whether the limit is still the one that was asked under."""
-        return (ask.emission, ask.burst) == (
-            (self.limit.emission, self.limit.burst) if self.limit else (0, 0)
-        )
+        return (ask.emission, ask.burst) == self._terms
+
+    @property
+    def _terms(self) -> tuple[int, int]:
+        """Emission and burst as an ask names them."""
+        return (self.limit.emission, self.limit.burst) if self.limit else (0, 0)
 
     def drop_the_gone(self) -> None:
         while self.waiting and self.waiting[0].done():

@@ -13,17 +13,13 @@ import structlog
 
 from configs.settings import Metering
 from kernel.clock import Clock
-from kernel.errors import CodexError
 from kernel.storage import keys
 from kernel.storage.counts import DAY, HOUR_MS
 from kernel.storage.usage import Closed, UsageStore
 from kernel.storage.usage_files import UsageFiles
-from kernel.storage.wire import StoreRefused
+from kernel.storage.wire import ROUND_FAULTS
 
 log = structlog.get_logger()
-
-FAULTS = (CodexError, StoreRefused, OSError, ValueError)
-"""What can go wrong with one workspace and must not keep the others from their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +38,7 @@ class Ledger:
             for workspace_id, oldest in await self.usage.metered(shard, last):
                 try:
                     await self._roll(workspace_id, await self.usage.close(workspace_id, last, oldest))
-                except FAULTS:
+                except ROUND_FAULTS:
                     log.exception("usage of a workspace cannot be moved now", workspace_id=workspace_id)
 
     async def _roll(self, workspace_id: str, closed: Closed) -> None:

@@ -13,6 +13,8 @@ lease ends is taken to have spent all of it.
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from kernel.storage.meter import Settled
+
 SECOND = 1_000_000
 HOUR = 3600 * SECOND
 HOLD = 25 * SECOND
@@ -79,22 +81,9 @@ class Bucket:
         return max(0, (int(limit.capacity * part) - self.debt) // self.emission - self.reserved)
 
 
-@dataclass(frozen=True, slots=True)
-class Grant:
-    """`granted` of those that wait; `spare` new and `kept` old ones to hold; `remaining` in the bucket; µs to the
-    next one, and until the bucket is full."""
-
-    granted: int
-    spare: int
-    remaining: int
-    wait: int
-    full: int
-    kept: int
-
-
 def settle(
     limit: Limit, bucket: Bucket, holder: str, now: int, spent: int, kept: int, waiting: int, spare: int
-) -> tuple[Bucket, Grant]:
+) -> tuple[Bucket, Settled]:
     """A holder tells what it `spent` of its lease and what it would keep, and asks for those that wait and to spare.
 
     Spare ones come only from the upper three quarters of the bucket: the last are for those who wait.
@@ -111,7 +100,7 @@ def settle(
     owed = bucket.debt + bucket.reserved * limit.emission
     remaining = bucket.room(limit)
     wait = 0 if remaining else owed + limit.emission - limit.capacity
-    return bucket, Grant(granted, extra, remaining, wait, owed, kept)
+    return bucket, Settled(granted, extra, remaining, wait, owed, kept)
 
 
 def _changed(bucket: Bucket, holder: str, lease: Lease, spent: int) -> Bucket:

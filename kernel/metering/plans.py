@@ -79,9 +79,6 @@ class Plans:
         self._plans = load_plans(path)
         self._of = lru_cache(10_000)(self._resolved)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self.all()
-
     def all(self) -> Mapping[str, Plan]:
         self._look()
         return self._plans

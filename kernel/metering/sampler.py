@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import structlog
 
 from kernel.clock import Clock
-from kernel.metering.ledger import FAULTS
 from kernel.storage.objects import ObjectStore
 from kernel.storage.usage import UsageStore
 from kernel.storage.usage_files import folder
+from kernel.storage.wire import ROUND_FAULTS
 
 log = structlog.get_logger()
 
@@ -29,7 +29,7 @@ class Sampler:
             try:
                 size = sum([await weigh(workspace_id) for weigh in self.weighers])
                 await self.usage.sample(workspace_id, self.clock.now_ms(), size)
-            except FAULTS:
+            except ROUND_FAULTS:
                 log.exception("a workspace cannot be weighed now", workspace_id=workspace_id)
 
 

@@ -7,10 +7,11 @@ are bounded by the kernel, so that no bug of a library below can pass them.
 
 import resource
 import socket
-from typing import IO, Any
+from typing import Any
 
 import orjson
 
+from kernel.frames import receive, send
 from kernel.nodes.languages import LANGUAGES, Refused
 
 MEMORY = 512 * 2**20
@@ -55,16 +56,6 @@ def answer(job: dict[str, Any]) -> bytes:
 
 def _error(reason: str) -> bytes:
     return orjson.dumps({"error": reason})
-
-
-def receive(stream: IO[bytes]) -> bytes | None:
-    size = stream.read(4)
-    return stream.read(int.from_bytes(size, "big")) if len(size) == 4 else None
-
-
-def send(stream: IO[bytes], frame: bytes) -> None:
-    stream.write(len(frame).to_bytes(4, "big") + frame)
-    stream.flush()
 
 
 def main() -> None:

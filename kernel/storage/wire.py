@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlparse
 
 import hiredis
 
-from kernel.errors import Unavailable
+from kernel.errors import CodexError, Unavailable
 
 Argument = str | bytes | int | float
 Push = Callable[[Any], None]
@@ -24,6 +24,10 @@ CONNECT_WITHIN_S = 5.0
 
 class StoreRefused(Exception):
     """The server answered a command with an error that our code did not expect."""
+
+
+ROUND_FAULTS = (CodexError, StoreRefused, OSError, ValueError)
+"""What may fail one round of work that comes again by itself, or one workspace's part of it."""
 
 
 def refusal(text: str) -> Exception:

@@ -1,14 +1,16 @@
 """The whole API in this process, over a real store: no Ray, no network but for WebSockets."""
 
 import asyncio
+import socket
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import httpx2
 import pytest
+import uvicorn
 from fastapi import FastAPI
 
 from actors.runner import Runner
@@ -170,13 +172,45 @@ async def runner(kernel: Kernel) -> AsyncGenerator[Runner]:
         kernel.subscriptions,
         kernel.settings.runner,
     )
-    runner = Runner("runner-test", *parts)
-    serving = asyncio.create_task(runner.serve())
-    yield runner
-    tasks = [serving, *(held.task for held in runner.held.values())]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async with serving(Runner("runner-test", *parts)) as runner:
+        yield runner
+
+
+class Server(Protocol):
+    """A runner or a driver."""
+
+    held: Any
+
+    async def serve(self) -> None: ...
+
+
+S = TypeVar("S", bound=Server)
+
+
+@asynccontextmanager
+async def serving(server: S) -> AsyncGenerator[S]:
+    """It works while the block runs; then it is stopped with all that it holds."""
+    task = asyncio.create_task(server.serve())
+    try:
+        yield server
+    finally:
+        tasks = [task, *(held.task for held in server.held.values())]
+        for one in tasks:
+            one.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def listening(app: FastAPI) -> AsyncGenerator[str]:
+    """The application behind a real socket: host and port."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(
+        uvicorn.Config(app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
+    )
+    task = asyncio.create_task(server.serve([listener]))
+    yield f"127.0.0.1:{listener.getsockname()[1]}"
+    server.should_exit = True
+    await task
 
 
 class Nowhere:

@@ -17,7 +17,7 @@ from kernel.ids import new_id
 from kernel.knowledge.work import Block
 from kernel.storage import keys
 from kernel.storage.jobs import JobLost, Lease, VectorsMoved
-from tests.api.conftest import Client, limited
+from tests.api.conftest import Client, limited, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -62,12 +62,8 @@ def settings(valkey_url: str, milvus_url: str, tmp_path: Path) -> Settings:
 async def driver(kernel: Kernel) -> AsyncGenerator[Driver]:
     """Jobs run while a test asks for this."""
     driver = Driver("driver-test", kernel.ingestion, kernel.subscriptions, Here(kernel), jobs=2)
-    serving = asyncio.create_task(driver.serve())
-    yield driver
-    tasks = [serving, *(held.task for held in driver.held.values())]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async with serving(driver):
+        yield driver
 
 
 @pytest.fixture

@@ -1,7 +1,5 @@
 """Streams over HTTP and WebSocket, against a listening server."""
 
-import asyncio
-import socket
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -9,7 +7,6 @@ from typing import Any
 import httpx2
 import orjson
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -18,7 +15,7 @@ from actors.runner import Runner
 from kernel.assembly import Kernel
 from kernel.storage.following import SlowReader, StreamEvent
 from serve_apps.routes import sockets, streams
-from tests.api.conftest import FOREVER, HELLO, Client, limited
+from tests.api.conftest import FOREVER, HELLO, Client, limited, listening
 
 pytestmark = pytest.mark.anyio
 
@@ -37,14 +34,8 @@ CHATTY = {
 
 @pytest.fixture
 async def address(app: FastAPI) -> AsyncGenerator[str]:
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
-    )
-    serving = asyncio.create_task(server.serve([listener]))
-    yield f"127.0.0.1:{listener.getsockname()[1]}"
-    server.should_exit = True
-    await serving
+    async with listening(app) as address:
+        yield address
 
 
 @pytest.fixture

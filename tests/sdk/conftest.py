@@ -1,30 +1,22 @@
 """The Python SDK against the whole API, listening on loopback. Each test runs with `AsyncClient` and with `Client`."""
 
 import asyncio
-import socket
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator
 from typing import Any
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 
 from codexos import AsyncClient, Client
-from tests.api.conftest import app, http, kernel, key, owner, runner, settings, stranger  # noqa: F401
+from tests.api.conftest import app, http, kernel, key, listening, owner, runner, settings, stranger  # noqa: F401
 
 DONE = object()
 
 
 @pytest.fixture
 async def base_url(app: FastAPI) -> AsyncGenerator[str]:  # noqa: F811
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(
-        uvicorn.Config(app, lifespan="off", log_level="error", timeout_graceful_shutdown=1)
-    )
-    serving = asyncio.create_task(server.serve([listener]))
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}/v1"
-    server.should_exit = True
-    await serving
+    async with listening(app) as address:
+        yield f"http://{address}/v1"
 
 
 class Pending:

@@ -26,6 +26,7 @@ from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.knowledge.work import Block
 from kernel.storage.jobs import Lease
+from tests.api.conftest import serving
 
 pytestmark = pytest.mark.anyio
 
@@ -59,12 +60,8 @@ class Here:
 async def driver(kernel: Kernel) -> AsyncGenerator[Driver]:
     """Jobs run while a test asks for this."""
     driver = Driver("driver-test", kernel.ingestion, kernel.subscriptions, Here(kernel), 4)
-    serving = asyncio.create_task(driver.serve())
-    yield driver
-    tasks = [serving, *(held.task for held in driver.held.values())]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    async with serving(driver):
+        yield driver
 
 
 @pytest.fixture

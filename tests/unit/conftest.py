@@ -1,6 +1,7 @@
-"""What tests of access share: one replica's, and the owner of the installation."""
+"""What several tests share: one replica's access, the owner of the installation, and collections on real stores."""
 
 from collections.abc import AsyncGenerator
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,9 @@ from kernel.access.access import Access
 from kernel.access.principal import Principal
 from kernel.clock import ManualClock
 from kernel.storage.store import Store
+from kernel.storage.vectors import VectorStore
 from tests.access import replica
+from tests.knowledge import Library
 
 
 @pytest.fixture
@@ -27,3 +30,15 @@ async def owner_key(access: Access) -> str:
 @pytest.fixture
 async def owner(access: Access, owner_key: str) -> Principal:
     return await access.authenticate(owner_key)
+
+
+@pytest.fixture
+async def vectors(milvus_url: str) -> AsyncGenerator[VectorStore]:
+    vectors = VectorStore(milvus_url)
+    yield vectors
+    await vectors.aclose()
+
+
+@pytest.fixture
+def library(store: Store, vectors: VectorStore, clock: ManualClock, tmp_path: Path) -> Library:
+    return Library(store, vectors, clock, tmp_path)

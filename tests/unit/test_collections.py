@@ -1,14 +1,11 @@
 """Collections and their manifests, on a real store and a real vector store."""
 
 import asyncio
-from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
-from kernel.clock import ManualClock
 from kernel.errors import Conflict, NotFound, Unavailable, ValidationError
 from kernel.ids import new_id
 from kernel.knowledge.collections import MADE_WITHIN_MS, Collections
@@ -26,18 +23,6 @@ from tests.knowledge import WS, Doc, Library, Models
 pytestmark = pytest.mark.anyio
 
 OTHER = "ws_" + "1" * 26
-
-
-@pytest.fixture
-async def vectors(milvus_url: str) -> AsyncGenerator[VectorStore]:
-    vectors = VectorStore(milvus_url)
-    yield vectors
-    await vectors.aclose()
-
-
-@pytest.fixture
-def library(store: Store, vectors: VectorStore, clock: ManualClock, tmp_path: Path) -> Library:
-    return Library(store, vectors, clock, tmp_path)
 
 
 def away(library: Library) -> Collections:

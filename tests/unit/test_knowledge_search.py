@@ -1,13 +1,10 @@
 """Search: what is shown, in what order, and with what scores; on a real store and a real vector store."""
 
-from collections.abc import AsyncGenerator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import ValidationError as Unfit
 
-from kernel.clock import ManualClock
 from kernel.errors import NotFound, ProviderError, RateLimitError, Unavailable, ValidationError
 from kernel.knowledge import search as search_module
 from kernel.knowledge.contract import document_id
@@ -16,23 +13,10 @@ from kernel.knowledge.record import CollectionPatch, CollectionRecord
 from kernel.knowledge.search import Search, SearchOrder
 from kernel.models.seam import Tokens
 from kernel.storage.chunks import Capabilities
-from kernel.storage.store import Store
 from kernel.storage.vectors import VectorStore
 from tests.knowledge import WS, Doc, Library, Models
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-async def vectors(milvus_url: str) -> AsyncGenerator[VectorStore]:
-    vectors = VectorStore(milvus_url)
-    yield vectors
-    await vectors.aclose()
-
-
-@pytest.fixture
-def library(store: Store, vectors: VectorStore, clock: ManualClock, tmp_path: Path) -> Library:
-    return Library(store, vectors, clock, tmp_path)
 
 
 @pytest.fixture

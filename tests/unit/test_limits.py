@@ -264,9 +264,7 @@ async def _compare(url: str, limit: Limit, plan: list[tuple[int, int, int, int, 
                 *wanted,
             )
             settled = await meter.settle_at(ask, now)
-            assert settled == (
-                *(grant.granted, grant.spare, grant.remaining, grant.wait, grant.full, grant.kept),
-            )
+            assert settled == grant
     finally:
         await store.close()
 

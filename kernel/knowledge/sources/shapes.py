@@ -100,6 +100,8 @@ Glob = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(check_
 Rules = Annotated[list[Glob], at_most(MAX_RULES)]
 RepositoryPath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_path)]
 Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
+DocumentText = Annotated[str, AfterValidator(_text)]
+Title = Annotated[str, AfterValidator(_title)]
 
 
 class _Entry(Shape):
@@ -162,8 +164,8 @@ class TextSource(_Entry):
     location: Annotated[str, AfterValidator(_place)] = Field(
         description="a name that stays", examples=["faq.md"]
     )
-    text: Annotated[str, AfterValidator(_text)]
-    title: Annotated[str, AfterValidator(_title)] | None = None
+    text: DocumentText
+    title: Title | None = None
 
 
 SourceEntry = Annotated[UrlSource | GithubSource | FileSource | TextSource, Field(discriminator="type")]
