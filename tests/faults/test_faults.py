@@ -1,6 +1,7 @@
 """Processes are killed or stopped while executions run; afterwards every promise is checked on each of them."""
 
 import asyncio
+import json
 import os
 import signal
 from collections.abc import AsyncGenerator, Sequence
@@ -184,3 +185,10 @@ async def test_a_client_that_leaves_stops_nothing(platform: Platform, api: httpx
     async with api.stream("GET", f"/executions/{ids[0]}/events") as answer:
         await anext(answer.aiter_lines())
     await settle(platform, api, ids, "")
+
+
+def test_after_all_of_it_the_books_balance(platform: Platform) -> None:
+    """What was killed, taken over, cancelled and timed out above is counted once, and nothing else is."""
+    compared = json.loads(platform.command("reconcile", "--json").stdout)
+    assert sum(one["executions"]["executions"] for one in compared) >= 1_000
+    assert all(one["equal"] for one in compared)
