@@ -100,6 +100,26 @@ class Ingestion(Topic):
     s3_endpoint: str = Field("", description="S3 endpoint for s3:// sources; empty is Amazon's")
 
 
+class Vault(Topic):
+    kek: str = Field(
+        "",
+        description="key-encryption key, 32 bytes in base64; empty is the file secrets/kek.json of the home",
+    )
+    kms_url: str = Field("", description="a KMS that wraps data keys instead: Transit of OpenBao or Vault, its URL")
+    kms_key: str = Field("codexos", description="name of the key in that KMS")
+    kms_token_file: str = Field("", description="file with the token for that KMS")
+    environment: str = Field(
+        "production", description="credentials of this environment, and of none, serve model providers"
+    )
+
+
+class Webhooks(Topic):
+    couriers: int = Field(1, ge=1, le=16, description="courier actors; shards are spread over them")
+    in_flight: int = Field(256, ge=1, le=1000, description="deliveries one courier makes at once")
+    per_endpoint: int = Field(8, ge=1, description="deliveries to one endpoint at once; to a failing one it is 1")
+    timeout_s: float = Field(15.0, gt=0, description="how long a receiver may take to answer")
+
+
 class Retention(Topic):
     after_s: int = Field(86_400, ge=0, description="ended executions older than this move to Parquet")
     every_s: float = Field(30.0, gt=0, description="time between two archiving rounds")
@@ -131,6 +151,8 @@ class Settings(BaseSettings):
     runner: Runner = Runner()
     metering: Metering = Metering()
     ingestion: Ingestion = Ingestion()
+    vault: Vault = Vault()
+    webhooks: Webhooks = Webhooks()
     retention: Retention = Retention()
 
     @field_validator("egress_allow", mode="before")

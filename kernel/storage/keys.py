@@ -76,10 +76,36 @@ SHARD_KEYS = {
     "budgets": "{ws}:budgets",  # hash: `<period>|<kind>|<value>` -> budget as JSON
     "alerts": "{ws}:alerts:{period}",  # hash: `<kind>|<value>|<threshold>` -> when it was told of, and at what amount
     "removed": "{ws}:removed",  # hash: `<day>|<metric>` -> what deleted executions had used
-    "outbox": "{ws}:outbox",  # stream: events to tell others of, field e = event as JSON
+    # vault
+    "credential": "{ws}:cred:{id}",  # hash: item as JSON, revision, version, sealed (the value's sealed form)
+    "credentials": "{ws}:creds",  # zset of all ids, score 0
+    "credentials_by": "{ws}:creds:{field}:{value}",  # the same, for type, tag and environment
+    "credential_names": "{ws}:creds:names",  # hash: name in lower case -> id
+    "credential_users": "{ws}:cred:{id}:users",  # set of `<kind> <id>` of what uses it: agent, collection
+    "credentials_used": "{ws}:creds:of:{user}",  # set of the credentials that one such user uses
+    "vault_token": "{ws}:vault_token:{id}",  # hash: hash, item as JSON, left (uses); lives until it expires
+    "vault_wrong": "{ws}:vault_wrong:{key}",  # counter of a key's wrong vault tokens in a row; lives 15 min
+    "refreshing": "{ws}:refreshing:{id}",  # string: who asks for a credential's next access token; lives 30 s
+    "sealed": "sealed",  # set of `<ws> <kind> <id>` of all that is sealed: cred, wh
+    # webhooks
+    "webhook": "{ws}:wh:{id}",  # hash: item as JSON, revision, sealed, state, failing_since, flying
+    "webhooks": "{ws}:whs",  # zset of all ids, score 0
+    "webhook_events": "{ws}:whs:events",  # hash: event name or `*` -> how many endpoints want it now
+    "webhook_queue": "{ws}:wh:{id}:queue",  # zset of event ids to be delivered there, by the ms they are due
+    "webhook_flying": "{ws}:wh:{id}:flying",  # set of event ids that the courier is delivering
+    "webhook_log": "{ws}:wh:{id}:log",  # zset of event ids, score 0: the deliveries that are still known
+    "webhook_deliveries": "{ws}:wh:{id}:deliveries",  # hash: event id -> delivery with its attempts as JSON
+    "message": "{ws}:message:{id}",  # string: the body of an event as every endpoint gets it; lives 7 days
+    "outbox": "outbox",  # stream: events to tell others of, as fields ws, event, at and x (execution) or d (data)
+    "due": "due",  # zset of `<ws> <webhook>` with something to deliver, by the ms the first of it is due
+    "aloft": "aloft",  # set of `<ws> <webhook>` that the courier is delivering to
+    "courier": "courier",  # string: the courier that works for this shard; lives a few seconds
     # access
     "workspace": "{ws}:workspace",  # hash: name, plan, limits (overrides as JSON), status, created_at
     "audit": "{ws}:audit",  # zset, score 0, of `<event id> <entry as JSON>`: only ever added to
+    "audit_order": "{ws}:audit:order",  # list of event ids in the order they were added
+    "audit_chain": "{ws}:audit:chain",  # list: for each of those, its MAC over the one before and the entry
+    "audit_open": "audit_open",  # set of workspaces with entries that are not in the chain yet
     "audit_by": "{ws}:audit:{field}:{value}",  # zset, score 0, of event ids, for action, user_id and key_id
     "workspace_keys": "{ws}:keys",  # zset of key ids, score 0
     "members": "{ws}:members",  # hash: user id -> role
@@ -102,6 +128,7 @@ CHANNELS = {
     "stream": "{ws}:stream:{id}",  # events of one execution as they are written
     "replies": "replies:{id}",  # executions that ended, to the API replica that waits for them
     "orders": "orders:{runner}",  # executions to cancel, to the runner that holds them
+    "outbox": "outbox",  # a shard that has an event to tell, to all couriers
     "jobs": "jobs",  # `<ws> <job>` of an ingestion that waits or was cancelled, to all drivers
     "revoked": "revoked",  # ids of API keys that changed, to every replica
 }
