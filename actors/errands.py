@@ -16,5 +16,7 @@ class ErrandWorker:
 
     async def run(self, errand: Errand) -> AsyncGenerator[Piece]:
         async with Kernel.opened(Settings(), local=self._model, name="errand") as kernel:
-            async for piece in carry_out(errand, kernel.node_types, self._place(), self._gpus):
+            async for piece in carry_out(
+                errand, kernel.node_types, kernel.secrets, self._place(), self._gpus
+            ):
                 yield piece

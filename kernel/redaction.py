@@ -94,3 +94,24 @@ def _base64(raw: bytes, offset: int) -> Iterator[str]:
     if len(letters) >= 2 * SHORTEST:
         yield letters
         yield letters.replace("+", "-").replace("/", "_")
+
+
+class Speech:
+    """Text that comes in pieces: what could be the beginning of a secret waits until more has come."""
+
+    def __init__(self, redactor: Redactor):
+        self._redactor, self._held = redactor, ""
+
+    def say(self, piece: str) -> str:
+        """What may be said now."""
+        if not self._redactor:
+            return piece
+        text = self._redactor.text(self._held + piece)
+        cut = len(text) - self._redactor.tail(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def rest(self) -> str:
+        """What is left when no more comes."""
+        text, self._held = self._held, ""
+        return text

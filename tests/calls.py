@@ -23,7 +23,10 @@ class KnownModels:
     def check(self, model_id: str) -> str | None:
         return None if model_id in ("gpt-4", "scripted") else f"Model '{model_id}' is not supported"
 
-    def chat(self, model_id: str) -> tuple[ChatModel, str]:
+    def credential(self, model_id: str) -> str | None:
+        return None
+
+    def chat(self, model_id: str, key: str | None = None) -> tuple[ChatModel, str]:
         raise NodeError("These tests run nothing")
 
     def cost(self, model_id: str, tokens: Tokens) -> float | None:
@@ -39,6 +42,24 @@ class Calls:
     async def next(self, key: str) -> int:
         self.seen[key] += 1
         return self.seen[key]
+
+
+class KnownSecrets:
+    """Those that a test puts in, by name, id or provider."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, Any] = {}
+
+    async def named(self, ws: str, name: str) -> Any:
+        if name not in self.values:
+            raise NotFound("Credential not found")
+        return self.values[name]
+
+    async def key(self, ws: str, credential_id: str) -> str:
+        return str(await self.named(ws, credential_id))
+
+    async def provider_key(self, ws: str, provider: str) -> str | None:
+        return self.values.get(provider)
 
 
 class NoCollections:
@@ -75,6 +96,9 @@ class RecordedCall:
     def context(self) -> dict[str, Any]:
         nodes = {name: {"output": output} for name, output in self.outputs.items()}
         return {"input": self.input, "nodes": nodes, "execution": {"id": self.execution_id}}
+
+    async def provider_key(self, provider: str, credential_id: str | None) -> str | None:
+        return None
 
     def token(self, text: str) -> None:
         self.tokens.append(text)

@@ -25,7 +25,7 @@ FLOORS = {"ray": "2.54", "pymilvus": "2.6", "cryptography": "44", "starlette": "
 EDGES = {
     "serve_apps/edge.py",  # the HTTP renderer
     "actors/runner.py",  # the runner
-    "kernel/executions/attempt.py",  # the runner's nodes
+    "kernel/executions/discretion.py",  # the runner's nodes
     "kernel/knowledge/reading.py",  # ingestion's documents
     "actors/ingestion.py",  # ingestion's jobs
 }

@@ -6,12 +6,14 @@ else a patch. Changes are made against what was read; who comes second reads aga
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
 from kernel.agents.flow import Flow
 from kernel.agents.json_schema import json_schema_problems
+from kernel.agents.judge import Judgement
 from kernel.agents.record import (
     FIRST_VERSION,
     AgentCreate,
@@ -35,14 +37,14 @@ from kernel.paging import Page, PageQuery
 from kernel.storage.agents import AgentStore, Draft, Move, Place
 from kernel.storage.store import Store
 
-Validate = Callable[[Flow, Mapping[str, Any] | None], Awaitable[list[Problem]]]
+Validate = Callable[[str, Flow, Mapping[str, Any] | None], Awaitable[Judgement]]
 
 INVALID = "Invalid agent configuration"
 LARGEST_BYTES = 8_000_000
 
 
 class Agents:
-    """`validate` finds what is wrong with a flow, given the input schema or None."""
+    """`validate` judges a flow of a workspace, given the input schema or None."""
 
     def __init__(self, store: Store, clock: Clock, validate: Validate):
         self._store, self._clock, self._validate = AgentStore(store), clock, validate
@@ -58,10 +60,10 @@ class Agents:
     ) -> AgentRecord:
         """agent_id: what an earlier, lost try had made. Raises ValidationError, PayloadTooLarge."""
         content = Content.of(order)
-        await self._check(content)
+        credentials = await self._check(ws, content)
         name, now = agent_id or new_id("agent"), self._clock.now_ms()
         document = Document(**dict(content), version=FIRST_VERSION, author=author, made_at=now, born_at=now)
-        draft = _draft(name, document, None, now)
+        draft = _draft(name, document, None, now, credentials)
         await self._store.create(ws, name, draft, _places(document), idempotency_record)
         return await self.get(ws, name)
 
@@ -85,14 +87,16 @@ class Agents:
             record = await self._fetch(ws, agent_id, if_match)
             was = record.document
             content = was.content.patched(patch)
+            credentials = None
             if content == was.content:
                 document, status = was, patch.status or record.status
             else:
-                document = await self._next(was, content, author)
+                credentials = await self._check(ws, content)
+                document = self._next(was, content, author)
                 status = patch.status or _cured(record.status)
             if document is was and status == record.status:
                 return record
-            if changed := await self._store_change(ws, record, document, status):
+            if changed := await self._store_change(ws, record, document, status, credentials):
                 return changed
 
     async def rollback(
@@ -106,8 +110,10 @@ class Agents:
                 raise ValidationError.at("version", f"The agent has no version {version}")
             update = {"flow": earlier.flow, "input_schema": earlier.input_schema}
             content = record.document.content.model_copy(update=update)
-            document = await self._next(record.document, content, author, always_minor=True)
-            if changed := await self._store_change(ws, record, document, _cured(record.status)):
+            credentials = await self._check(ws, content)
+            document = self._next(record.document, content, author, always_minor=True)
+            status = _cured(record.status)
+            if changed := await self._store_change(ws, record, document, status, credentials):
                 return changed
 
     async def delete(self, ws: str, agent_id: str, if_match: str | None = None) -> None:
@@ -116,13 +122,14 @@ class Agents:
             if await self._store.delete(ws, agent_id, record.mark, _places(record.document)):
                 return
 
-    async def validate(self, body: Any) -> Sequence[Problem]:
+    async def validate(self, ws: str, body: Any) -> Sequence[Problem]:
         """Everything wrong with a body for `create`; nothing is stored."""
         problems = schema_problems(AgentCreate, body)
         unread = {problem.field.split(".")[0] for problem in problems} & {"", "flow", "input_schema"}
         if unread or not isinstance(body, dict):
             return problems
-        return [*problems, *await self._meaning(Flow.model_validate(body["flow"]), body.get("input_schema"))]
+        judged = await self._meaning(ws, Flow.model_validate(body["flow"]), body.get("input_schema"))
+        return [*problems, *judged.problems]
 
     async def versions(self, ws: str, agent_id: str, query: PageQuery) -> Page[dict[str, Any]]:
         """`{version, created_at, author}`, newest first, by page number."""
@@ -163,11 +170,8 @@ class Agents:
         stored = await self._store.version(ws, agent_id, version)
         return None if stored is None else Document.model_construct(**orjson.loads(stored))
 
-    async def _next(
-        self, was: Document, content: Content, author: str, always_minor: bool = False
-    ) -> Document:
-        """The version that follows. Raises ValidationError."""
-        await self._check(content)
+    def _next(self, was: Document, content: Content, author: str, always_minor: bool = False) -> Document:
+        """The version that follows."""
         part: VersionPart = "minor" if always_minor or content.flow != was.flow else "patch"
         return Document(
             **dict(content),
@@ -178,31 +182,46 @@ class Agents:
         )
 
     async def _store_change(
-        self, ws: str, record: AgentRecord, document: Document, status: str
+        self,
+        ws: str,
+        record: AgentRecord,
+        document: Document,
+        status: str,
+        credentials: frozenset[str] | None,
     ) -> AgentRecord | None:
-        """None when someone else was faster."""
-        draft = _draft(record.id, document, record.document, self._clock.now_ms())
+        """None when someone else was faster. credentials: None leaves them as they are."""
+        draft = _draft(record.id, document, record.document, self._clock.now_ms(), credentials)
         before, after = set(_places(record.document)), set(_places(document))
         move = Move(sorted(before - after), sorted(after - before))
         if not await self._store.update(ws, record.id, record.mark, status, draft, move):
             return None
         return record.after(document, status, draft.item)
 
-    async def _check(self, content: Content) -> None:
-        if problems := await self._meaning(Flow.model_validate(content.flow), content.input_schema):
-            raise ValidationError.of(INVALID, problems)
+    async def _check(self, ws: str, content: Content) -> frozenset[str]:
+        """The credentials it uses. Raises ValidationError."""
+        judged = await self._meaning(ws, Flow.model_validate(content.flow), content.input_schema)
+        if judged.problems:
+            raise ValidationError.of(INVALID, judged.problems)
+        return judged.credentials
 
-    async def _meaning(self, flow: Flow, schema: dict[str, Any] | None) -> Sequence[Problem]:
+    async def _meaning(self, ws: str, flow: Flow, schema: dict[str, Any] | None) -> Judgement:
         """The schema is looked at in a thread: a large one takes long."""
         wrong: list[Problem] = []
         if schema is not None:
             wrong = await asyncio.to_thread(json_schema_problems, schema, "input_schema")
-        return await self._validate(flow, None if wrong else schema) + wrong
+        judged = await self._validate(ws, flow, None if wrong else schema)
+        return replace(judged, problems=judged.problems + wrong)
 
 
-def _draft(agent_id: str, document: Document, was: Document | None, now_ms: int) -> Draft:
+def _draft(
+    agent_id: str,
+    document: Document,
+    was: Document | None,
+    now_ms: int,
+    credentials: frozenset[str] | None,
+) -> Draft:
     """Raises PayloadTooLarge."""
-    draft = document.draft(agent_id, was, now_ms)
+    draft = replace(document.draft(agent_id, was, now_ms), credentials=credentials)
     if len(draft.document) > LARGEST_BYTES:
         raise PayloadTooLarge(
             f"The agent is larger than {LARGEST_BYTES / 1e6:g} MB", {"limit_bytes": LARGEST_BYTES}

@@ -4,7 +4,7 @@
 A graph never changes, so a runner keeps one for each agent version.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -27,6 +27,7 @@ from kernel.agents.flow import (
 from kernel.agents.reading import NodeShape, Reading, read
 from kernel.agents.references import Knowledge
 from kernel.agents.schema import schema_problems
+from kernel.agents.secrets import SecretNames, credential_problems
 from kernel.agents.templating import CompiledConfig, Context, Secret, compile_config, no_secret
 from kernel.agents.topology import Arc, Before, before, order, outgoing, reachable
 from kernel.errors import NodeError, Problem
@@ -55,11 +56,16 @@ class CompiledNode(Generic[T]):
     resources: Resources | None
     _fixed: BaseModel | None
 
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Names of the secrets that its config reads."""
+        return self.config_template.secrets
+
     def config(self, context: Context, secret: Secret = no_secret) -> BaseModel:
         """The config, filled in. Raises NodeError if a placeholder has no value or one that does not fit."""
         if self._fixed is not None:
             return self._fixed
-        return _validated(self.id, self.type, self.config_template.render(context, secret))
+        return validated(self.id, self.type, self.config_template.render(context, secret))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +77,12 @@ class Graph(Generic[T]):
     outputs: tuple[Link, ...]
 
 
-def no_secrets(name: str) -> bool:
-    return False
-
-
 def check(
     flow: Flow,
     node_types: Mapping[str, NodeShape],
     models: Models,
     input_schema: Mapping[str, Any] | None = None,
-    has_secret: Callable[[str], bool] = no_secrets,
+    secrets: SecretNames = SecretNames(),
 ) -> list[Problem]:
     """Every defect, in the order of the flow: nodes, edges, then what only the whole shows."""
     if problem := _wrong_size(flow):
@@ -90,11 +92,12 @@ def check(
         known.setdefault(node.id, index)
     readings = [read(f"flow.nodes[{i}]", node, node_types, models) for i, node in enumerate(flow.nodes)]
     problems = [problem for node in enumerate(flow.nodes) for problem in _identity(*node, known)]
-    for reading in readings:
+    for index, reading in enumerate(readings):
         problems += reading.problems
+        problems += credential_problems(f"flow.nodes[{index}]", flow.nodes[index], secrets)
     problems += _edge_problems(flow, known, readings)
     whole, ordered = _whole(flow, known)
-    knows = Knowledge(known, ordered, input_schema or {}, has_secret)
+    knows = Knowledge(known, ordered, input_schema or {}, secrets)
     for index, reading in enumerate(readings):
         problems += knows.problems(flow.nodes[index].id, reading.references)
     return problems + whole
@@ -254,13 +257,13 @@ def _compiled(
     if node_type is None:
         raise NodeError(f"Node '{node.id}' has the unknown type '{node.type}'")
     template = compile_config(node.config, node_type.source_fields)
-    fixed = _validated(node.id, node_type, node.config) if template.constant else None
+    fixed = validated(node.id, node_type, node.config) if template.constant else None
     return CompiledNode(
         node.id, node_type, template, sources, targets, node.on_error, node.retry, node.resources, fixed
     )
 
 
-def _validated(node_id: str, node_type: NodeShape, config: dict[str, Any]) -> BaseModel:
+def validated(node_id: str, node_type: NodeShape, config: dict[str, Any]) -> BaseModel:
     if problems := schema_problems(node_type.config, config):
         first = problems[0]
         raise NodeError(

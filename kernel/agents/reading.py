@@ -32,6 +32,11 @@ class NodeShape(Protocol):
         """Defects beyond the schema, fields relative to the config: `model`, `cases[0].expression`."""
         ...
 
+    @property
+    def secret_fields(self) -> frozenset[str]:
+        """Top-level config fields in which secrets may stand, as text or inside text."""
+        ...
+
     def branches(self, config: Any) -> frozenset[str] | None:
         """Labels its edges may carry in `when`; None when it has no branches."""
         ...
@@ -69,6 +74,8 @@ def _read_placeholders(at: str, node: Node, node_type: NodeShape, reading: Readi
         try:
             paths = Template.parse(text).references()
             reading.references += [Reference(join(at, where), path) for path in paths]
+            if any(path.secret for path in paths) and _top(where) not in node_type.secret_fields:
+                reading.problems.append(Problem(join(at, where), _misplaced(node_type)))
         except BadTemplate as exc:
             reading.problems += [Problem(join(at, where), reason) for reason in exc.reasons]
 
@@ -86,6 +93,13 @@ def _read_config(at: str, node: Node, node_type: NodeShape, models: Models, read
             found = node_type.references(parsed)
             reading.references += [Reference(join(at, one.field), one.path) for one in found]
     reading.problems += [Problem(join(at, one.field) if one.field else at, one.reason) for one in problems]
+
+
+def _misplaced(node_type: NodeShape) -> str:
+    """Why no secret may stand in a field."""
+    fields = ", ".join(sorted(node_type.secret_fields))
+    there = f"in a {node_type.name} node it may in {fields}" if fields else "in an http node it may"
+    return f"A secret must not stand here; {there}"
 
 
 def _excuse(node_type: NodeShape) -> Any:

@@ -1,10 +1,11 @@
 """What configs read, and what can be known of it before the run."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from kernel.agents.schema import ruled_out
+from kernel.agents.secrets import SecretNames
 from kernel.agents.templating import Path
 from kernel.agents.topology import Before
 from kernel.errors import Problem
@@ -25,7 +26,7 @@ class Knowledge:
     nodes: Mapping[str, int]
     before: Before
     input_schema: Mapping[str, Any]
-    has_secret: Callable[[str], bool]
+    secrets: SecretNames
 
     def problems(self, reader: str, references: Iterable[Reference]) -> Iterator[Problem]:
         for reference in references:
@@ -33,8 +34,8 @@ class Knowledge:
                 yield Problem(reference.field, reason)
 
     def _reason(self, reader: str, path: Path) -> str | None:
-        if path.root == "secrets" and not self.has_secret(str(path.steps[0])):
-            return f"There is no secret named '{path.steps[0]}'"
+        if path.secret is not None and self.secrets.id_of(path.secret) is None:
+            return f"There is no secret named '{path.secret}'"
         if path.root == "input":
             return ruled_out(path, self.input_schema)
         if path.node is None:

@@ -23,7 +23,8 @@ ROOTS = ("input", "nodes", "execution", "secrets")
 EXECUTION_FIELDS = ("id",)
 
 Context = Mapping[str, Any]
-Secret = Callable[[str], str]
+Secret = Callable[[str], Any]
+"""The value of a secret, by name: text, or an object with fields."""
 
 _STEP = r"""\.[A-Za-z_][\w-]*|\[-?\d{1,9}\]|\["[^"\\]*"\]|\['[^'\\]*'\]"""
 _PATH = re.compile(rf"([A-Za-z_]\w*)((?:{_STEP})*)", re.ASCII)
@@ -39,7 +40,7 @@ class BadTemplate(Exception):
         self.reasons = tuple(reasons)
 
 
-def no_secret(name: str) -> str:
+def no_secret(name: str) -> Any:
     raise NodeError(f"There is no secret named '{name}'", {"path": f"secrets.{name}"})
 
 
@@ -77,9 +78,14 @@ class Path:
             return f"'{self.text[:80]}' names no output; write nodes.<id>.output"
         if self.root == "execution" and (len(self.steps) != 1 or self.steps[0] not in EXECUTION_FIELDS):
             return f"unknown variable '{self.text[:80]}'; there is execution.id"
-        if self.root == "secrets" and (len(self.steps) != 1 or not isinstance(self.steps[0], str)):
-            return f"'{self.text[:80]}' names no secret; write secrets.NAME"
+        if self.root == "secrets" and not (self.steps and all(isinstance(step, str) for step in self.steps)):
+            return f"'{self.text[:80]}' names no secret; write secrets.NAME or secrets.NAME.field"
         return None
+
+    @property
+    def secret(self) -> str | None:
+        """The name of the secret it reads."""
+        return str(self.steps[0]) if self.root == "secrets" else None
 
     @property
     def node(self) -> str | None:
@@ -89,11 +95,9 @@ class Path:
 
     def value(self, context: Context, secret: Secret = no_secret) -> Any:
         """Raises NodeError naming the path when nothing is there."""
-        if self.root == "secrets":
-            return secret(str(self.steps[0]))
         try:
-            found = context[self.root]
-            for step in self.steps:
+            found = context[self.root] if self.secret is None else secret(self.secret)
+            for step in self.steps if self.secret is None else self.steps[1:]:
                 found = _inside(found)[step]
         except (KeyError, IndexError, TypeError):
             raise NodeError(f"There is nothing at '{self.text}'", {"path": self.text}) from None
@@ -180,6 +184,13 @@ class _Holder:
     blank: Any
     parts: tuple[tuple[str | int, "Template | _Holder"], ...]
 
+    def secrets(self) -> Iterator[str]:
+        for _, part in self.parts:
+            if isinstance(part, _Holder):
+                yield from part.secrets()
+            else:
+                yield from (path.secret for path in part.references() if path.secret is not None)
+
     def render(self, context: Context, secret: Secret, size: "_Size") -> Any:
         filled = self.blank.copy()
         for key, part in self.parts:
@@ -216,6 +227,11 @@ class CompiledConfig:
     @property
     def constant(self) -> bool:
         return self.holder is None
+
+    @property
+    def secrets(self) -> frozenset[str]:
+        """Names of the secrets it reads."""
+        return frozenset() if self.holder is None else frozenset(self.holder.secrets())
 
     def render(self, context: Context, secret: Secret = no_secret) -> dict[str, Any]:
         """Raises NodeError naming the path that has no value."""

@@ -7,23 +7,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import orjson
-import structlog
-from pydantic import BaseModel
 
 from kernel.agents.flow import Default, Goto, Retry
 from kernel.agents.graph import CompiledNode
 from kernel.clock import Clock, rfc3339
-from kernel.errors import CodexError, InternalError, NodeError, Unavailable
+from kernel.errors import CodexError, NodeError, Unavailable
 from kernel.executions.budget import Budget
 from kernel.executions.cpu import Metered
+from kernel.executions.discretion import Discretion
 from kernel.executions.events import NodeCompleted, NodeFailed, NodeLog, NodeRetry, NodeStarted, NodeToken
 from kernel.executions.journal import Journal
 from kernel.executions.placement import Begun, Done, Errand, Placement, Said, Used
 from kernel.executions.record import INLINE_OUTPUT, LogLine, NodeRecord, NodeStatus, Use
 from kernel.metering.tariff import Tariff
 from kernel.nodes.contract import ModelUse, NodeType, Outcome
-
-log = structlog.get_logger()
+from kernel.redaction import Speech
 
 KeepObject = Callable[[str, bytes], Awaitable[str]]
 """Keeps a large output outside Redis: (node id, JSON) -> reference."""
@@ -45,6 +43,7 @@ class Surroundings:
     placed_on: str
     placement: Placement
     keep: KeepObject
+    discretion: Discretion
     running: set[str]
     """Ids of the nodes that run right now."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -73,6 +72,7 @@ class NodeRun:
     started_at: int = 0
     logs: list[LogLine] = field(default_factory=list)
     uses: list[Use] = field(default_factory=list)
+    _speech: Speech | None = None
 
     @property
     def workspace_id(self) -> str:
@@ -98,7 +98,14 @@ class NodeRun:
     def context(self) -> Mapping[str, Any]:
         return self.around.context
 
+    async def provider_key(self, provider: str, credential_id: str | None) -> str | None:
+        return await self.around.discretion.provider_key(provider, credential_id)
+
     def token(self, text: str) -> None:
+        self._speech = self._speech or Speech(self.around.discretion.redactor)
+        self._say(self._speech.say(text))
+
+    def _say(self, text: str) -> None:
         if text:
             self.around.journal.note(
                 NodeToken(timestamp=self._now(), node_id=self.node.id, data={"text": text})
@@ -106,6 +113,7 @@ class NodeRun:
 
     def log(self, level: str, message: str) -> None:
         if len(self.logs) < MAX_LOG_LINES:
+            message = self.around.discretion.redactor.text(message)
             self.logs.append(LogLine(at=self.around.clock.now_ms(), level=level, message=message[:2000]))
             data = {"level": level, "message": message[:2000]}
             self.around.journal.note(NodeLog(timestamp=self._now(), node_id=self.node.id, data=data))
@@ -161,28 +169,29 @@ class NodeRun:
         self.around.journal.note(event, self._record("running"))
 
     async def _attempt(self) -> Outcome:
-        config = self.node.config(self.around.context)
-        run = self.node.type.run(config, self) if self.node.resources is None else self._elsewhere(config)
-        metered = Metered(run)
+        metered = Metered(
+            self.around.discretion.guard(self._here() if self.node.resources is None else self._elsewhere())
+        )
         try:
             return await metered
-        except CodexError:
-            raise
-        except Exception as error:  # the runner's edge: a bug in a node must not take the runner down
-            log.exception("node crashed", execution_id=self.execution_id, node_id=self.node.id)
-            raise InternalError from error
         finally:
+            if self._speech is not None:
+                self._say(self._speech.rest())
             self._took(metered.seconds, 0.0)
             self.around.budget.release(self.node.id)
 
-    async def _elsewhere(self, config: BaseModel) -> Outcome:
+    async def _here(self) -> Outcome:
+        secret = await self.around.discretion.reveal(self.node.secrets)
+        return await self.node.type.run(self.node.config(self.around.context, secret), self)
+
+    async def _elsewhere(self) -> Outcome:
         """Runs on a cluster node that has what the node asks for."""
         budget, resources = self.around.budget, self.node.resources
         assert resources is not None
         self.log("info", f"Asking for {resources.model_dump(exclude_none=True)}")
         errand = Errand(
             type=self.node.type.name,
-            config=config.model_dump(mode="json", exclude_unset=True),
+            config=self.node.config_template.raw,
             context=self.context,
             workspace_id=self.workspace_id,
             collections=self.collections,

@@ -1,6 +1,6 @@
 """Executions as callers see them: order, look, wait, follow, cancel, retry, delete."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -8,8 +8,9 @@ import orjson
 
 from kernel.access.principal import Principal
 from kernel.agents.flow import Flow
+from kernel.agents.judge import Judgement
 from kernel.clock import Clock, rfc3339
-from kernel.errors import Conflict, NotFound, PayloadTooLarge, Problem, ValidationError
+from kernel.errors import Conflict, NotFound, PayloadTooLarge, ValidationError
 from kernel.executions.events import ExecutionCancelled, ExecutionStarted
 from kernel.executions.intake import Intake
 from kernel.executions.lookup import Lookup
@@ -38,7 +39,7 @@ class Executions:
     watch: Watch
     clock: Clock
     plans: Plans
-    check_flow: Callable[[Flow], Awaitable[Sequence[Problem]]]
+    judge: Callable[[str, Flow], Awaitable[Judgement]]
     room: Room
 
     async def start(
@@ -72,7 +73,7 @@ class Executions:
         self, who: Principal, flow: Flow, order: Order, *, wait: bool = False, idempotency_record: str = ""
     ) -> Started:
         """The same for a flow that is not stored, checked like a stored one."""
-        if problems := await self.check_flow(flow):
+        if problems := (await self.judge(who.workspace_id, flow)).problems:
             raise ValidationError.of("Invalid flow", problems)
         spec = Spec(
             agent_id=None,

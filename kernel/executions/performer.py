@@ -19,6 +19,7 @@ from kernel.clock import Clock, rfc3339
 from kernel.errors import CodexError, InternalError, Unavailable
 from kernel.executions.attempt import Surroundings, stored_form
 from kernel.executions.budget import Budget
+from kernel.executions.discretion import Discretion, Secrets
 from kernel.executions.engine import Engine, NodeFailed
 from kernel.executions.events import (
     Event,
@@ -64,6 +65,7 @@ class Performer:
     placed_on: str
     placement: Placement
     tariff: Tariff
+    secrets: Secrets
     graphs: "OrderedDict[tuple[str, str, str], Graph[NodeType]]"
 
     async def perform(self, claim: Claim, stop: "Stop") -> None:
@@ -131,6 +133,7 @@ class Performer:
             placed_on=self.placed_on,
             placement=self.placement,
             keep=lambda node_id, data: self.objects.put(_path(claim, node_id), data),
+            discretion=Discretion(claim.workspace_id, self.secrets),
             running=set(),
         )
         engine = Engine(await self._graph(claim, spec), around, values)

@@ -10,14 +10,20 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from kernel.agents.flow import Resources
+from kernel.agents.graph import validated
+from kernel.agents.templating import compile_config
 from kernel.errors import RateLimitError
+from kernel.executions.discretion import Discretion, Secrets
 from kernel.nodes.contract import ModelUse, NodeType, Outcome
+from kernel.redaction import Speech
 
 
 @dataclass(frozen=True, slots=True)
 class Errand:
-    """One attempt at one node, to be run elsewhere. `tokens_left` (output), `day_tokens_left` (input and output) and
-    `cost_left`: None is no limit."""
+    """One attempt at one node, to be run elsewhere. config: as it was written, with its placeholders.
+
+    `tokens_left` (output), `day_tokens_left` (input and output) and `cost_left`: None is no limit.
+    """
 
     type: str
     config: Mapping[str, Any]
@@ -79,18 +85,26 @@ class Placement(Protocol):
 class ErrandCall:
     """The `Call` of a node that runs away from its runner; what it says is gathered by `say`."""
 
-    def __init__(self, errand: Errand, say: Callable[[Said | Used], None]):
-        self._errand, self._say = errand, say
+    def __init__(self, errand: Errand, discretion: Discretion, say: Callable[[Said | Used], None]):
+        self._errand, self._discretion, self._say = errand, discretion, say
+        self._speech = Speech(discretion.redactor)
         self.workspace_id, self.collections = errand.workspace_id, errand.collections
         self.execution_id, self.node_id = errand.execution_id, errand.node_id
         self.attempt, self.idempotency_key = errand.attempt, errand.idempotency_key
         self.context = errand.context
 
+    async def provider_key(self, provider: str, credential_id: str | None) -> str | None:
+        return await self._discretion.provider_key(provider, credential_id)
+
     def token(self, text: str) -> None:
-        self._say(Said(text))
+        self._say(Said(self._speech.say(text)))
 
     def log(self, level: str, message: str) -> None:
-        self._say(Said(message, level))
+        self._say(Said(self._discretion.redactor.text(message), level))
+
+    def end(self) -> None:
+        """Says what was held back."""
+        self._say(Said(self._speech.rest()))
 
     def used(self, use: ModelUse) -> None:
         self._say(Used(use))
@@ -115,14 +129,14 @@ class ErrandCall:
 
 
 async def carry_out(
-    errand: Errand, node_types: Mapping[str, NodeType], place: str, gpus: float
+    errand: Errand, node_types: Mapping[str, NodeType], secrets: Secrets, place: str, gpus: float
 ) -> AsyncGenerator[Piece]:
     """Runs an errand in this process, which is `place` and has `gpus` of its own."""
     said: asyncio.Queue[Said | Used | None] = asyncio.Queue()
     began, cpu = time.monotonic(), time.process_time()
-    node_type = node_types[errand.type]
-    config = node_type.config.model_validate(errand.config)
-    work = asyncio.create_task(node_type.run(config, ErrandCall(errand, said.put_nowait)))
+    discretion = Discretion(errand.workspace_id, secrets)
+    call = ErrandCall(errand, discretion, said.put_nowait)
+    work = asyncio.create_task(discretion.guard(_run(errand, node_types[errand.type], discretion, call)))
     work.add_done_callback(lambda _: said.put_nowait(None))
     try:
         yield Begun(place)
@@ -134,13 +148,25 @@ async def carry_out(
     yield Done(outcome, time.process_time() - cpu, (time.monotonic() - began) * gpus)
 
 
+async def _run(errand: Errand, node_type: NodeType, discretion: Discretion, call: ErrandCall) -> Outcome:
+    template = compile_config(dict(errand.config), node_type.source_fields)
+    secret = await discretion.reveal(template.secrets)
+    config = validated(errand.node_id, node_type, template.render(errand.context, secret))
+    try:
+        return await node_type.run(config, call)
+    finally:
+        call.end()
+
+
 @dataclass(frozen=True, slots=True)
 class Here:
     """The placement of a process that has no cluster: everything runs in it."""
 
     node_types: Mapping[str, NodeType]
+    secrets: Secrets
     place: str
 
     async def run(self, errand: Errand, resources: Resources) -> AsyncGenerator[Piece]:
-        async for piece in carry_out(errand, self.node_types, self.place, resources.num_gpus or 0.0):
+        gpus = resources.num_gpus or 0.0
+        async for piece in carry_out(errand, self.node_types, self.secrets, self.place, gpus):
             yield piece

@@ -6,12 +6,12 @@ and `scripted` run here and are handed in as `engines`, by whoever has them.
 
 import asyncio
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import httpx2
 import yaml
@@ -106,8 +106,18 @@ class Catalog:
         self._breakers: dict[str, Breaker] = {}
         self._client: httpx2.AsyncClient | None = None
 
-    def list(self) -> list[ModelInfo]:
-        return [self._info(provider, model) for provider, model in self._listed.values()]
+    def list(self, keys: Container[str] = ()) -> list[ModelInfo]:
+        """keys: what the keys are called that a workspace has of its own."""
+        return [self._info(provider, model, keys) for provider, model in self._listed.values()]
+
+    @property
+    def credentials(self) -> frozenset[str]:
+        """What the keys of all providers are called."""
+        return frozenset(one.credential for one in self._providers.values() if one.credential)
+
+    def credential(self, model_id: str) -> str | None:
+        found = self._find(model_id)
+        return self._providers[found[0]].credential if found else None
 
     def check(self, model_id: str) -> str | None:
         return self._unfit(model_id, "chat", "a chat model")
@@ -126,22 +136,23 @@ class Catalog:
             return f"Model '{model_id}' is not supported"
         return None if found[1].kind == kind else f"Model '{model_id}' is not {called}"
 
-    def chat(self, model_id: str) -> tuple[ChatModel, str]:
-        provider, model = self._ready(model_id)
-        return self._engines.get(provider) or self._over_http(provider), model.name
+    def chat(self, model_id: str, key: str | None = None) -> tuple[ChatModel, str]:
+        provider, model = self._ready(model_id, key)
+        return self._engines.get(provider) or self._over_http(provider, key), model.name
 
-    def embedder(self, model_id: str, shelf: "Shelf | None" = None) -> "Embedder":
+    def embedder(self, model_id: str, shelf: "Shelf | None" = None, key: str | None = None) -> "Embedder":
         """shelf: where vectors are kept that a provider was paid for; what runs here is quicker than any shelf.
+        key: instead of the installation's own.
 
         Raises ProviderError for a model that embeds nothing, or naming the credential or package it lacks.
         """
         if problem := self.check_embedding(model_id):
             raise failure(Kind.REFUSED, "catalog", problem)
-        provider, model = self._ready(model_id)
+        provider, model = self._ready(model_id, key)
         name = f"{provider}:{model.name}"
-        if name not in self._embedders:
+        if key is None and name not in self._embedders:
             self._embedders[name] = self._new_embedder(provider, model)
-        embedder = self._embedders[name]
+        embedder = self._embedders[name] if key is None else self._new_embedder(provider, model, key)
         runs_here = self._providers[provider].base_url is None
         return embedder if runs_here or shelf is None else _over(shelf, embedder, name)
 
@@ -172,12 +183,13 @@ class Catalog:
     def _first(self, kind: str) -> str:
         return next(name for name, (_, model) in self._listed.items() if model.kind == kind)
 
-    def _ready(self, model_id: str) -> tuple[str, ListedModel]:
+    def _ready(self, model_id: str, key: str | None = None) -> tuple[str, ListedModel]:
         found = self._find(model_id)
         if found is None:
             raise failure(Kind.REFUSED, "catalog", f"Model '{model_id}' is not supported")
         provider, model = found
-        if lack := self._lack(provider, model):
+        keys = (self._providers[provider].credential,) if key else ()
+        if lack := self._lack(provider, model, keys):
             raise failure(Kind.REFUSED, provider, f"Model '{model_id}' needs the {lack.name}: {lack.remedy}")
         return provider, model
 
@@ -202,8 +214,8 @@ class Catalog:
             return provider, known.get(name) or ListedModel(name=name)
         return (provider, known[name]) if name in known else None
 
-    def _info(self, provider: str, model: ListedModel) -> ModelInfo:
-        lack, price = self._lack(provider, model), self._price(provider, model)
+    def _info(self, provider: str, model: ListedModel, keys: Container[str]) -> ModelInfo:
+        lack, price = self._lack(provider, model, keys), self._price(provider, model)
         return ModelInfo(
             id=model.name,
             provider=provider,
@@ -216,9 +228,9 @@ class Catalog:
             price=price.shown() if price else None,
         )
 
-    def _lack(self, provider: str, model: ListedModel) -> _Lack | None:
+    def _lack(self, provider: str, model: ListedModel, keys: Container[Any]) -> _Lack | None:
         credential = self._providers[provider].credential
-        if credential and not self._credentials.get(credential):
+        if credential and credential not in keys and not self._credentials.get(credential):
             return _Lack(f"credential '{credential}'", _HOW_TO_STORE.format(credential))
         if model.package and not _is_installed(model.package):
             return _Lack(f"package '{model.package}'", "install it where the platform runs")
@@ -232,12 +244,14 @@ class Catalog:
     def _prices(self) -> Prices:
         return Prices.load(self._prices_file)
 
-    def _over_http(self, provider: str) -> OpenAIChat:
+    def _over_http(self, provider: str, key: str | None) -> OpenAIChat:
+        if key is not None:
+            return OpenAIChat(*self._way(provider, key))
         if provider not in self._remote:
             self._remote[provider] = OpenAIChat(*self._way(provider))
         return self._remote[provider]
 
-    def _new_embedder(self, provider: str, model: ListedModel) -> "Embedder":
+    def _new_embedder(self, provider: str, model: ListedModel, key: str | None = None) -> "Embedder":
         """Imports numpy, which takes 16 MB and 0.1 s in processes that embed nothing."""
         from kernel.models.embedding import LocalEmbedder, OpenAIEmbedder, TransformerEmbedder
 
@@ -245,20 +259,23 @@ class Catalog:
             return LocalEmbedder()
         if provider == "transformers":
             return TransformerEmbedder(model.name, model.width)
-        return OpenAIEmbedder(*self._way(provider), model.name, model.width)
+        return OpenAIEmbedder(*self._way(provider, key), model.name, model.width)
 
-    def _way(self, provider: str) -> tuple[Endpoint, httpx2.AsyncClient, Breaker, Pace]:
+    def _way(
+        self, provider: str, key: str | None = None
+    ) -> tuple[Endpoint, httpx2.AsyncClient, Breaker, Pace]:
         """To a provider; all calls to it share one breaker."""
-        endpoint = self._endpoint(provider)
+        endpoint = self._endpoint(provider, key)
         self._client = self._client or self._egress.client(TIMEOUT)
         breaker = self._breakers.setdefault(provider, Breaker(self._clock))
         return endpoint, self._client, breaker, Pace(self._clock)
 
-    def _endpoint(self, name: str) -> Endpoint:
+    def _endpoint(self, name: str, key: str | None) -> Endpoint:
         provider = self._providers[name]
         if provider.base_url is None:
             raise failure(Kind.REFUSED, name, f"Provider '{name}' does not run in this process")
-        key = self._credentials.get(provider.credential) if provider.credential else None
+        if key is None and provider.credential:
+            key = self._credentials.get(provider.credential)
         return Endpoint(name, provider.base_url, key, provider.max_tokens_field, provider.stream_options)
 
 

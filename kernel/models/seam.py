@@ -86,8 +86,15 @@ class Models(Protocol):
         """None when a flow may name it, else the reason: `Model 'gpt-5' is not supported`."""
         ...
 
-    def chat(self, model_id: str) -> tuple[ChatModel, str]:
-        """The model and its name at the provider. Raises `ProviderError` naming the credential it lacks."""
+    def credential(self, model_id: str) -> str | None:
+        """What the key of its provider is called, None when it needs none or is not known."""
+        ...
+
+    def chat(self, model_id: str, key: str | None = None) -> tuple[ChatModel, str]:
+        """The model and its name at the provider. key: instead of the installation's own.
+
+        Raises `ProviderError` naming the credential it lacks.
+        """
         ...
 
     def cost(self, model_id: str, tokens: Tokens) -> float | None:

@@ -104,6 +104,7 @@ class ConditionNode:
         "default": "short",
     }
     source_fields = frozenset({"cases", "default", "expression"})
+    secret_fields: frozenset[str] = frozenset()
 
     def __init__(self, sandbox: Sandbox):
         self._sandbox = sandbox

@@ -57,6 +57,10 @@ class Call(Protocol):
         """`{"input": …, "nodes": {id: {"output": …}}, "execution": {"id": …}}`."""
         ...
 
+    async def provider_key(self, provider: str, credential_id: str | None) -> str | None:
+        """The key to call a model provider with: that of the credential, else the workspace's own, if there is one."""
+        ...
+
     def token(self, text: str) -> None:
         """Streams a piece of output to whoever watches."""
         ...

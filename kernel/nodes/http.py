@@ -83,6 +83,7 @@ class HttpNode:
         "body": {"title": "{{ input.title }}"},
     }
     source_fields: frozenset[str] = frozenset()
+    secret_fields = frozenset({"url", "headers", "body"})
 
     def __init__(self, egress: Egress):
         self._egress = egress

@@ -48,6 +48,9 @@ class LlmConfig(Part):
         None, description="JSON Schema 2020-12 of the answer, which then is parsed"
     )
     images: list[str] = Field(default_factory=list, max_length=16, description="https:// or data:image/ URLs")
+    credential_id: str | None = Field(
+        None, max_length=64, description="the key to call the provider with; by default the workspace's own"
+    )
     script: dict[str, Any] | None = Field(None, description="what the model `scripted` does")
 
     @cached_property
@@ -67,6 +70,7 @@ class LlmNode:
         "max_tokens": 1000,
     }
     source_fields = frozenset({"prompt", "system", "response_schema"})
+    secret_fields: frozenset[str] = frozenset()
 
     def __init__(self, models: Models, sandbox: Sandbox):
         self._models = models
@@ -95,7 +99,10 @@ class LlmNode:
         """
         if problems := _image_problems(config.images):
             raise NodeError(problems[0].reason, {"field": f"config.{problems[0].field}"})
-        model, name = self._models.chat(config.model)
+        provider, key = self._models.credential(config.model), None
+        if provider is not None:
+            key = await call.provider_key(provider, config.credential_id)
+        model, name = self._models.chat(config.model, key)
         request = _request(name, config, call)
         call.admit_cost(self._models.cost(config.model, _worst_case(request)))
         answer = _Answer()

@@ -52,6 +52,7 @@ class RetrievalNode:
         "filters": {"source_type": "documentation"},
     }
     source_fields: frozenset[str] = frozenset()
+    secret_fields: frozenset[str] = frozenset()
 
     def __init__(self, searches: Searches, models: Models):
         self._searches, self._models = searches, models

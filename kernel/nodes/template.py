@@ -59,6 +59,7 @@ class TemplateNode:
         "template": "{% for name in input.names %}Hello {{ name | title }}!\n{% endfor %}"
     }
     source_fields = frozenset({"template"})
+    secret_fields: frozenset[str] = frozenset()
 
     def __init__(self, sandbox: Sandbox):
         self._sandbox = sandbox

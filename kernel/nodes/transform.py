@@ -53,6 +53,7 @@ class TransformNode:
     config = TransformConfig
     example: ClassVar[dict[str, Any]] = {"expression": "input.orders[?total > `100`].{id: id, sum: total}"}
     source_fields = frozenset({"expression"})
+    secret_fields: frozenset[str] = frozenset()
 
     def __init__(self, sandbox: Sandbox):
         self._sandbox = sandbox

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kernel.errors import Conflict
 from kernel.paging import PageQuery
 from kernel.storage import keys
 from kernel.storage.idempotency import superseded
@@ -60,12 +61,21 @@ class Mark:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """What to store: `document` and `history` are empty when the version stays."""
+    """What to store: `document` and `history` are empty when the version stays.
+
+    credentials: ids of those that the agent uses from now on; None leaves them as they are.
+    """
 
     version: str
     item: bytes
     document: bytes = b""
     history: bytes = b""
+    credentials: frozenset[str] | None = None
+
+    @property
+    def uses(self) -> str:
+        """For scripts: ids between spaces, `-` to leave them."""
+        return "-" if self.credentials is None else " ".join(sorted(self.credentials))
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,26 +94,35 @@ class AgentStore:
     async def create(
         self, ws: str, agent_id: str, draft: Draft, places: Iterable[Place], idempotency_record: str
     ) -> None:
-        """Does nothing when the agent is there already. Raises Conflict for a request that was taken for lost."""
+        """Does nothing when the agent is there already.
+
+        Raises Conflict for a request that was taken for lost, or when a credential has gone meanwhile.
+        """
         state = await self._store.run(
             "agent_create",
             ws,
-            *(ws, agent_id, draft.version, draft.item, draft.document, draft.history, idempotency_record),
+            *(ws, agent_id, draft.version, draft.item, draft.document, draft.history),
+            *(idempotency_record, draft.uses),
             *_flat(places),
         )
         if state == b"superseded":
             raise superseded()
+        if state == b"credential":
+            raise _credential_gone()
 
     async def read(self, ws: str, agent_id: str) -> StoredAgent | None:
         found = await self._store.run("agent_read", ws, ws, agent_id)
         return StoredAgent(_item(found[:3]), int(found[3]), found[4]) if found else None
 
     async def update(self, ws: str, agent_id: str, was: Mark, status: str, draft: Draft, move: Move) -> bool:
-        """False when the agent is no longer as it was read."""
+        """False when the agent is no longer as it was read. Raises Conflict when a credential has gone meanwhile."""
         args: list[Argument] = [ws, agent_id, was.revision, was.status, status]
-        args += [draft.version, draft.item, draft.document, draft.history]
+        args += [draft.version, draft.item, draft.document, draft.history, draft.uses]
         args += [len(move.leaves), *_flat(move.leaves), *_flat(move.joins)]
-        return bool(await self._store.run("agent_update", ws, *args))
+        state = await self._store.run("agent_update", ws, *args)
+        if state == b"credential":
+            raise _credential_gone()
+        return bool(state)
 
     async def delete(self, ws: str, agent_id: str, was: Mark, places: Iterable[Place]) -> bool:
         """False when the agent is no longer as it was read."""
@@ -152,6 +171,10 @@ class AgentStore:
 
 def _item(row: Sequence[Any]) -> StoredItem:
     return StoredItem(row[0].decode(), row[1], Stats(*(int(count or 0) for count in row[2])))
+
+
+def _credential_gone() -> Conflict:
+    return Conflict("A credential that the flow uses has been deleted meanwhile")
 
 
 def _flat(places: Iterable[Place]) -> list[str]:

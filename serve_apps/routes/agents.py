@@ -116,7 +116,7 @@ async def validate(
     body: Annotated[dict[str, Any], Body(description="As for `POST /agents`.", examples=[EXAMPLE])],
 ) -> Response:
     """Checks a body for `POST /agents`; nothing is stored. Tells the first 50 errors."""
-    problems = await caller.kernel.agents.validate(body)
+    problems = await caller.kernel.agents.validate(caller.workspace_id, body)
     found = [{"field": one.field, "reason": one.reason} for one in problems[:MAX_PROBLEMS]]
     return answers.done({"valid": not found, "errors": found})
 

@@ -9,6 +9,7 @@ import pytest
 from kernel.agents.catalog import INVALID, Agents
 from kernel.agents.flow import Flow
 from kernel.agents.json_schema import json_schema_problems
+from kernel.agents.judge import Judgement
 from kernel.agents.record import AgentCreate, AgentPatch, AgentRecord
 from kernel.agents.search import AgentFilter
 from kernel.clock import ManualClock, rfc3339
@@ -31,16 +32,18 @@ BODY: dict[str, Any] = {
 }
 
 
-async def any_flow(flow: Flow, schema: Mapping[str, Any] | None) -> list[Problem]:
-    return []
+async def any_flow(ws: str, flow: Flow, schema: Mapping[str, Any] | None) -> Judgement:
+    return Judgement([])
 
 
-async def known_models(flow: Flow, schema: Mapping[str, Any] | None) -> list[Problem]:
-    return [
-        Problem(f"flow.nodes[{at}].config.model", "Model 'gpt-5' is not supported")
-        for at, node in enumerate(flow.nodes)
-        if node.config.get("model") == "gpt-5"
-    ]
+async def known_models(ws: str, flow: Flow, schema: Mapping[str, Any] | None) -> Judgement:
+    return Judgement(
+        [
+            Problem(f"flow.nodes[{at}].config.model", "Model 'gpt-5' is not supported")
+            for at, node in enumerate(flow.nodes)
+            if node.config.get("model") == "gpt-5"
+        ]
+    )
 
 
 @pytest.fixture
@@ -159,7 +162,7 @@ class TestCreate:
         with pytest.raises(pydantic.ValidationError) as caught:
             AgentCreate.model_validate(BODY | {field: value})
         assert caught.value.errors()[0]["loc"][0] == field
-        assert (await agents.validate(BODY | {field: value}))[0].field.startswith(field)
+        assert (await agents.validate(WS, BODY | {field: value}))[0].field.startswith(field)
 
 
 class TestValidate:
@@ -170,16 +173,16 @@ class TestValidate:
             "flow": {"nodes": [NODE | {"config": {"model": "gpt-5"}}]},
             "input_schema": {"type": "thing"},
         }
-        fields = {problem.field for problem in await agents.validate(body)}
+        fields = {problem.field for problem in await agents.validate(WS, body)}
         assert fields == {"name", "colour", "flow.nodes[0].config.model", "input_schema.type"}
         assert await store.call("DBSIZE") == 0
 
     @pytest.mark.parametrize("body", [None, [], "x", 1, {}, {"flow": {}}, {"flow": 1, "input_schema": 2}])
     async def test_takes_anything(self, agents: Agents, body: Any) -> None:
-        assert await agents.validate(body)
+        assert await agents.validate(WS, body)
 
     async def test_a_good_one_has_none(self, agents: Agents) -> None:
-        assert not await agents.validate(BODY)
+        assert not await agents.validate(WS, BODY)
 
 
 class TestInputSchema:

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from kernel.agents import graph
 from kernel.agents.flow import Flow
 from kernel.agents.graph import ON_ERROR
+from kernel.agents.secrets import SecretNames, credentials_of, mentions_secrets
 from kernel.errors import NodeError
 from kernel.nodes.contract import NodeType
 from tests.calls import MODELS, TYPES
@@ -213,7 +214,7 @@ class TestCheck:
             "config": {"url": "https://example.com/", "headers": {"A": "{{ secrets.K }}"}},
         }
         assert check([node])[0] == ("flow.nodes[0].config.headers.A", "There is no secret named 'K'")
-        assert check([node], has_secret={"K"}.__contains__) == []
+        assert check([node], secrets=SecretNames({"k": "cred_1"})) == []
 
     @pytest.mark.parametrize("count", [1_001, 10_000])
     def test_too_many_nodes(self, count: int) -> None:
@@ -432,3 +433,38 @@ def test_one_misfit_field_hides_no_other_defect() -> None:
         "flow.nodes[0].config.model",
         "flow.nodes[0].config.prompt",
     }
+
+
+class TestCredentials:
+    NAMES = SecretNames({"k": "cred_1", "openai": "cred_2"})
+
+    def test_secrets_stand_only_where_they_may(self) -> None:
+        http = {"url": "https://example.com/{{ secrets.K }}", "body": {"a": ["{{ secrets.k.part }}"]}}
+        assert check([{"id": "h", "type": "http", "config": http}], secrets=self.NAMES) == []
+        wrong = {"url": "https://example.com/", "method": "{{ secrets.K }}"}
+        ((field, reason),) = check([{"id": "h", "type": "http", "config": wrong}], secrets=self.NAMES)
+        assert field == "flow.nodes[0].config.method"
+        assert reason == "A secret must not stand here; in a http node it may in body, headers, url"
+        for config in ({"system": "{{ secrets.K }}"}, {"prompt": "{{ secrets.K }}"}):
+            assert check([llm(**config)], secrets=self.NAMES)
+
+    def test_a_model_may_be_called_with_a_credential(self) -> None:
+        assert check([llm(credential_id="cred_2")], secrets=self.NAMES) == []
+        assert check([llm(credential_id="cred_3")], secrets=self.NAMES) == [
+            ("flow.nodes[0].config.credential_id", "There is no such credential")
+        ]
+        assert check([llm(credential_id="{{ input.which }}")], secrets=self.NAMES)
+
+    def test_those_a_flow_uses(self) -> None:
+        nodes = [
+            {
+                "id": "h",
+                "type": "http",
+                "config": {"url": "https://e.com/", "headers": {"A": "{{ secrets.K }}"}},
+            },
+            llm("l", credential_id="cred_2"),
+        ]
+        flow = Flow.model_validate({"nodes": nodes, "edges": edges("entry>h", "h>l")})
+        assert credentials_of(flow, self.NAMES) == {"cred_1", "cred_2"}
+        assert mentions_secrets(flow)
+        assert not mentions_secrets(Flow.model_validate({"nodes": [text("a")], "edges": []}))

@@ -40,7 +40,10 @@ class Models:
     def check(self, model_id: str) -> str | None:
         return None if model_id in ("scripted", "gpt-4") else f"Model '{model_id}' is not supported"
 
-    def chat(self, model_id: str) -> tuple[ChatModel, str]:
+    def credential(self, model_id: str) -> str | None:
+        return None
+
+    def chat(self, model_id: str, key: str | None = None) -> tuple[ChatModel, str]:
         if reason := self.check(model_id):
             raise ProviderError(reason)
         return self._model, model_id

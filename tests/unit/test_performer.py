@@ -29,6 +29,7 @@ from kernel.storage.executions import Creation, ExecutionStore
 from kernel.storage.objects import ObjectStore
 from kernel.storage.queue import Claim, QueueStore
 from kernel.storage.store import Store
+from tests.calls import KnownSecrets
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +48,7 @@ class Scene:
     config = Config
     example: Mapping[str, Any] = MappingProxyType({})
     source_fields: frozenset[str] = frozenset()
+    secret_fields = frozenset({"say"})
 
     def __init__(self) -> None:
         self.acts: dict[str, Callable[[Call, Config], Awaitable[Outcome]]] = {}
@@ -78,10 +80,12 @@ class Stage:
         self.store, self.executions, self.queue = store, ExecutionStore(store), QueueStore(store)
         self.scene = Scene()
         self.objects = ObjectStore(folder)
+        self.secrets = KnownSecrets()
         self.node_types = types = dict[str, Any](scene=self.scene)
         self.performer = Performer(
             *(self.executions, _NoAgents(), self.objects, types),
-            *(SystemClock(), 5, "here", Here(types, "elsewhere"), Tariff(), OrderedDict()),
+            *(SystemClock(), 5, "here", Here(types, self.secrets, "elsewhere"), Tariff(), self.secrets),
+            OrderedDict(),
         )
 
     async def accept(
@@ -357,7 +361,10 @@ class Slow:
         self.said.set()
         await asyncio.Event().wait()
 
-    def chat(self, model_id: str) -> tuple[ChatModel, str]:
+    def credential(self, model_id: str) -> str | None:
+        return None
+
+    def chat(self, model_id: str, key: str | None = None) -> tuple[ChatModel, str]:
         return self, model_id
 
     def cost(self, model_id: str, tokens: Tokens) -> float:
@@ -651,3 +658,75 @@ async def test_a_stalled_runner_cannot_replace_a_large_result(stage: Stage) -> N
     assert stored is not None
     data = await stage.objects.get(stored.record["output_ref"].decode())
     assert orjson.loads(data) == "new" * 50_000
+
+
+CANARY = "CANARY-7f3a9c21"
+
+
+async def stored(stage: Stage, execution_id: str) -> bytes:
+    """All that is stored of an execution."""
+    kept = await stage.executions.read(WS, execution_id)
+    assert kept is not None
+    events = await stage.executions.events(WS, execution_id, 0)
+    return b"\n".join([*kept.record.values(), *kept.nodes.values(), *(event.body for event in events)])
+
+
+async def test_a_node_gets_its_secret_and_nothing_keeps_it(stage: Stage) -> None:
+    """Output, log, tokens in pieces, a retry's error: what is stored has a mark instead."""
+    stage.secrets.values["K"] = CANARY
+    seen: list[Any] = []
+
+    async def leak(call: Call, config: Config) -> Outcome:
+        seen.append(config.say)
+        call.log("info", f"I log {config.say}")
+        for letter in f"<{config.say}>":
+            call.token(letter)
+        if call.attempt == 1:
+            raise ProviderError(f"I fail with {config.say}", {"echo": [config.say]}, None, True)
+        return Outcome({"echo": config.say, "in": f"x{config.say}y"})
+
+    stage.scene.acts = {"a": leak}
+    retry = {"max_attempts": 2, "backoff_ms": 1}
+    nodes = {"a": {"config": {"say": "key {{ secrets.K }}"}, "retry": retry}}
+    shown = await stage.run(flow(("entry", "a"), nodes=nodes))
+    assert seen == [f"key {CANARY}"] * 2
+    assert shown["result"]["output"] == {"echo": "key [secret]", "in": "xkey [secret]y"}
+    everything = await stored(stage, shown["id"])
+    assert CANARY.encode() not in everything
+    assert b"I log key [secret]" in everything
+    assert b"I fail with key [secret]" in everything
+
+
+async def test_a_crash_tells_no_secret(stage: Stage, capfd: pytest.CaptureFixture[str]) -> None:
+    stage.secrets.values["K"] = CANARY
+
+    async def crash(call: Call, config: Config) -> Outcome:
+        raise KeyError(config.say)
+
+    stage.scene.acts = {"a": crash}
+    shown = await stage.run(flow(("entry", "a"), nodes={"a": {"config": {"say": "{{ secrets.K }}"}}}))
+    assert shown["error"]["code"] == "INTERNAL_ERROR"
+    said = capfd.readouterr()
+    assert "KeyError" in said.out + said.err
+    assert CANARY not in said.out + said.err
+    assert CANARY.encode() not in await stored(stage, shown["id"])
+
+
+async def test_a_node_elsewhere_resolves_its_secret_there(stage: Stage) -> None:
+    stage.secrets.values["K"] = {"user": "u-canary-1", "password": CANARY}
+
+    async def leak(call: Call, config: Config) -> Outcome:
+        call.log("info", f"{config.say}")
+        assert config.say == CANARY
+        return Outcome(config.say)
+
+    stage.scene.acts = {"a": leak}
+    nodes = {"a": {"config": {"say": "{{ secrets.K.password }}"}, "resources": {"num_cpus": 1}}}
+    shown = await stage.run(flow(("entry", "a"), nodes=nodes))
+    assert shown["result"]["output"] == "[secret]"
+    assert CANARY.encode() not in await stored(stage, shown["id"])
+
+
+async def test_a_secret_that_is_gone_fails_the_node(stage: Stage) -> None:
+    shown = await stage.run(flow(("entry", "a"), nodes={"a": {"config": {"say": "{{ secrets.K }}"}}}))
+    assert (shown["status"], shown["error"]["message"]) == ("failed", "There is no secret named 'K'")

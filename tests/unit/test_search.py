@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from kernel.agents.catalog import Agents
 from kernel.agents.flow import Flow
+from kernel.agents.judge import Judgement
 from kernel.agents.record import AgentCreate, AgentPatch
 from kernel.agents.search import LONGEST_PREFIX, AgentFilter, places_of, sought, words
 from kernel.clock import ManualClock
-from kernel.errors import Problem, ValidationError
+from kernel.errors import ValidationError
 from kernel.ids import new_id
 from kernel.paging import PageQuery
 from kernel.storage.store import Store, opened
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.anyio
 FLOW = {"nodes": [{"id": "a", "type": "llm"}]}
 
 
-async def any_flow(flow: Flow, schema: Mapping[str, Any] | None) -> list[Problem]:
-    return []
+async def any_flow(ws: str, flow: Flow, schema: Mapping[str, Any] | None) -> Judgement:
+    return Judgement([])
 
 
 async def make(agents: Agents, ws: str, name: str, description: str = "", tags: Sequence[str] = ()) -> str:

@@ -73,7 +73,7 @@ def test_a_value_is_never_read_again() -> None:
         ("{{ execution }}", "execution.id"),
         ("{{ execution.key }}", "execution.id"),
         ("{{ secrets }}", "names no secret"),
-        ("{{ secrets.A.b }}", "names no secret"),
+        ("{{ secrets.A[0] }}", "names no secret"),
         ("{{ secrets[0] }}", "names no secret"),
         ("{{ input.a", "never closed"),
         ("a }} {{", "never closed"),
@@ -197,3 +197,14 @@ def test_what_placeholders_multiply_is_bounded() -> None:
     config = compile_config({"many": ["a {{ input.x }}"] * 20})
     with pytest.raises(NodeError, match="larger than"):
         config.render(large)
+
+
+def test_secrets_are_named_and_have_fields() -> None:
+    compiled = compile_config(
+        {"a": "{{ secrets.DB.password }}", "b": ["x {{ secrets.KEY }}", "{{ input.c }}"]}
+    )
+    assert compiled.secrets == {"DB", "KEY"}
+    values = {"DB": {"password": "p"}, "KEY": "k"}
+    assert compiled.render({"input": {"c": 1}}, values.__getitem__) == {"a": "p", "b": ["x k", 1]}
+    with pytest.raises(NodeError, match=r"There is nothing at 'secrets.DB.password'"):
+        compiled.render({"input": {"c": 1}}, {"DB": "text", "KEY": "k"}.__getitem__)
