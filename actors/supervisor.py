@@ -12,6 +12,7 @@ import structlog
 
 from actors.hosting import opened_kernel, serve_or_exit
 from configs.settings import Settings
+from kernel.access.chain import Chain
 from kernel.clock import Clock
 from kernel.executions.archivist import Archivist
 from kernel.executions.performer import LOST_PROBLEM, lost_event
@@ -24,6 +25,7 @@ log = structlog.get_logger()
 RECLAIM_EVERY_S = 0.5
 SIZE_EVERY_S = 1.0
 SWEEP_EVERY_S = 60.0
+SEAL_EVERY_S = 1.0
 MODEL_IDLE_S = 900
 ROUNDS_BEFORE_LESS = 60
 """Rounds of little load before a runner is let go."""
@@ -59,6 +61,7 @@ class Supervisor:
     fleet: Fleet
     archivist: Archivist
     books: Books
+    chain: Chain
     clock: Clock
     _calm: int = field(default=0)
 
@@ -68,6 +71,7 @@ class Supervisor:
             group.create_task(self._every(RECLAIM_EVERY_S, self.reclaim))
             group.create_task(self._every(SIZE_EVERY_S, self.size))
             group.create_task(self._every(SWEEP_EVERY_S, self.sweep))
+            group.create_task(self._every(SEAL_EVERY_S, self.chain.round))
             group.create_task(self._every(self.settings.retention.every_s, self.archivist.round))
             group.create_task(self._every(self.settings.metering.roll_every_s, self.books.ledger.round))
             group.create_task(self._every(self.settings.metering.sample_every_s, self.books.sampler.round))
@@ -123,7 +127,7 @@ class SupervisorHost:
     async def __init__(self, fleet: Fleet):  # type: ignore[misc]  # Ray awaits it
         settings = Settings()
         self._opened, kernel = await opened_kernel(settings, name="supervisor")
-        parts = (kernel.queue, fleet, kernel.archivist, kernel.books, kernel.clock)
+        parts = (kernel.queue, fleet, kernel.archivist, kernel.books, kernel.chain(), kernel.clock)
         self._supervisor = Supervisor(settings, *parts)
         self._serving = serve_or_exit(self._supervisor.serve())
 

@@ -1,4 +1,4 @@
-"""`python -m cluster`: up, down, status, doctor, key, reconcile.
+"""`python -m cluster`: up, down, status, doctor, key, reconcile, audit verify.
 
 Exit codes: 0 fine, 1 refused or not all well, 3 not running, 130 interrupted.
 `lifecycle` brings the kernel and an HTTP client, so it is imported only where used: the keeper stays light.
@@ -17,13 +17,15 @@ from cluster import printing
 from cluster import status as reading
 from cluster.failure import Refused
 from cluster.layout import Home
-from cluster.state import read_state
+from cluster.state import State, read_state
 from configs.settings import Settings
 
 NOT_RUNNING = 3
 INTERRUPTED = 130
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
+audit = typer.Typer(no_args_is_help=True, help="The audit logs.")
+app.add_typer(audit, name="audit")
 
 
 @app.command()
@@ -78,12 +80,19 @@ def reconcile(
     """Check that usage says what the executions themselves say."""
     from cluster import reconcile as checking
 
-    home, settings = _here()
-    state = read_state(home)
-    if state is None or not state.keeper_alive():
-        printing.refused("the platform is not running", "start it: make up")
-        raise typer.Exit(NOT_RUNNING)
-    if not checking.reconcile(home, settings, state, days, workspace, as_json):
+    if not checking.reconcile(*_running(), days, workspace, as_json):
+        raise typer.Exit(1)
+
+
+@audit.command()
+def verify(
+    workspace: Annotated[str | None, typer.Option(help="id of the only one to look at")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Check that no entry was changed, removed or slipped in since it was written."""
+    from cluster import audit as checking
+
+    if not checking.verify(*_running(), workspace, as_json):
         raise typer.Exit(1)
 
 
@@ -91,6 +100,16 @@ def reconcile(
 def keeper() -> None:
     """Run in the foreground what `up` starts in the background."""
     raise typer.Exit(keeping.main(*_here()))
+
+
+def _running() -> tuple[Home, Settings, State]:
+    """The installation, which runs."""
+    home, settings = _here()
+    state = read_state(home)
+    if state is None or not state.keeper_alive():
+        printing.refused("the platform is not running", "start it: make up")
+        raise typer.Exit(NOT_RUNNING)
+    return home, settings, state
 
 
 def _here() -> tuple[Home, Settings]:

@@ -261,20 +261,31 @@ class TestNothingLeavesIt:
         )
         writers = {name: body for name, body in functions if "K.audit" in body}
         assert set(writers) == {"note_audit"}
-        assert (
-            re.findall(r"redis\.call\('(\w+)', K\.audit\w*\(.*?\), ('NX')?", writers["note_audit"])
-            == [("ZADD", "'NX'")] * 2
-        )
+        calls = re.findall(r"redis\.call\('(\w+)', (K\.audit\w*)\(.*?\), ('NX')?", writers["note_audit"])
+        assert calls == [
+            ("ZADD", "K.audit", "'NX'"),
+            ("RPUSH", "K.audit_order", ""),
+            ("SADD", "K.audit_open", ""),
+            ("ZADD", "K.audit_by", "'NX'"),
+        ]
         for path in SCRIPTS.glob("[!_]*.lua"):
-            if "K.audit" in (text := path.read_text()):
+            if "K.audit" in (text := path.read_text()) and path.stem not in ("audit_seal", "audit_number"):
                 assert text.startswith("#!lua flags=no-writes"), path.name
+
+    def test_the_chain_only_adds(self) -> None:
+        """The scripts beside it write no entry: they number and seal those there are."""
+        texts = [(SCRIPTS / f"{name}.lua").read_text() for name in ("audit_seal", "audit_number")]
+        writes = {match for text in texts for match in re.findall(r"'((?:Z|S|H|L|R)[A-Z]+)', ", text)}
+        assert writes == {"LLEN", "RPUSH", "SREM", "SADD", "ZRANGE"}
 
     def test_so_does_python(self) -> None:
         package = SCRIPTS.parents[1]
         users = {path for path in package.rglob("*.py") if re.search(r"key\(\s*\"audit", path.read_text())}
         assert users == {SCRIPTS.parent / "audit.py"}
         commands = re.findall(r'\.call\(\s*"(\w+)"', (SCRIPTS.parent / "audit.py").read_text())
-        assert commands == ["ZRANGEBYLEX"]
+        assert set(commands) == {"ZRANGEBYLEX"}
+        pairs = set(re.findall(r'\(\s*"([A-Z]+)", ', (SCRIPTS.parent / "audit.py").read_text()))
+        assert pairs == {"ZRANGEBYLEX", "SMEMBERS", "LLEN", "LRANGE", "ZCARD"}
 
     async def test_an_entry_that_is_there_is_not_replaced(self, access: Access, owner: Principal) -> None:
         before = await entries(access, owner.workspace_id)
