@@ -103,7 +103,8 @@ class Ingestion(Topic):
 class Vault(Topic):
     kek: str = Field(
         "",
-        description="key-encryption key, 32 bytes in base64; empty is the file secrets/kek.json of the home",
+        description="key-encryption keys, 32 bytes in base64, the current one before older ones between commas; "
+        "empty is the file secrets/kek.json of the home",
     )
     kms_url: str = Field("", description="a KMS that wraps data keys instead: Transit of OpenBao or Vault, its URL")
     kms_key: str = Field("codexos", description="name of the key in that KMS")

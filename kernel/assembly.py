@@ -1,6 +1,5 @@
 """The one place that wires the kernel's parts together."""
 
-import asyncio
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import asynccontextmanager
@@ -10,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from configs.settings import Settings
 from kernel.access.access import Access
+from kernel.access.chain import Chain
 from kernel.access.secret import read_pepper
 from kernel.agents.catalog import Agents
-from kernel.agents.flow import Flow
-from kernel.agents.graph import check, config_bytes
+from kernel.agents.judge import Judge
 from kernel.clock import Clock, SystemClock
-from kernel.errors import NotFound, Problem
+from kernel.errors import NotFound
 from kernel.executions.archivist import Archivist
 from kernel.executions.executions import Executions
 from kernel.executions.intake import Intake
@@ -50,7 +49,9 @@ from kernel.nodes.contract import NodeType
 from kernel.nodes.registry import registry
 from kernel.nodes.sandbox import Sandbox
 from kernel.outbound import Egress
+from kernel.sealing import Envelope
 from kernel.storage.archive import Archive
+from kernel.storage.audit import AuditStore
 from kernel.storage.budgets import BudgetStore
 from kernel.storage.calls import Calls
 from kernel.storage.embeddings import Shelf
@@ -69,12 +70,43 @@ from kernel.storage.tickets import Tickets
 from kernel.storage.usage import UsageStore
 from kernel.storage.usage_files import UsageFiles
 from kernel.storage.vectors import VectorStore
+from kernel.vault.custody import custody
 
 if TYPE_CHECKING:
     from kernel.models.embedding import Embedder  # brings numpy along
 
-LARGE_CONFIG = 16_384
-"""Bytes of a flow's configs that are checked in the event loop at most: some 50 ms at worst."""
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all parts stand on. Each function below adds one part to it."""
+
+    settings: Settings
+    clock: Clock
+    store: Store
+    subscriptions: Subscriptions
+    sandbox: Sandbox
+    objects: ObjectStore
+    egress: Egress
+    envelope: Envelope
+    pepper: bytes
+
+    @classmethod
+    def of(cls, settings: Settings, clock: Clock, store: Store) -> "Ground":
+        return cls(
+            settings=settings,
+            clock=clock,
+            store=store,
+            subscriptions=Subscriptions(store),
+            sandbox=Sandbox(),
+            objects=ObjectStore(settings.root / "objects"),
+            egress=Egress(settings.egress_allow, own=(settings.api.host, *settings.api.hosts)),
+            envelope=Envelope(custody(settings.vault, settings.root)),
+            pepper=read_pepper(settings.root),
+        )
+
+    @property
+    def room(self) -> Room:
+        return Room(self.settings.root, self.settings.store.min_free_mb, self.clock)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +120,7 @@ class Kernel:
     objects: ObjectStore
     queue: QueueStore
     egress: Egress
+    secrets: "Secrets"
     models: Catalog
     node_types: Mapping[str, NodeType]
     plans: Plans
@@ -124,80 +157,63 @@ class Kernel:
         clock = clock or SystemClock()
         async with opened(settings.store.url, name) as store:
             await migrate(store)
-            sandbox, subscriptions = Sandbox(), Subscriptions(store)
-            kernel = cls._wired(settings, clock, store, subscriptions, sandbox, local, meter)
+            ground = Ground.of(settings, clock, store)
+            kernel = cls._wired(ground, local, meter)
             try:
                 await kernel.access.open()
                 yield kernel
             finally:
                 await kernel.admission.close()
                 await kernel.access.close()
-                await subscriptions.close()
+                await ground.subscriptions.close()
                 await kernel.models.aclose()
                 await kernel.ingestion.aclose()
-                sandbox.close()
+                ground.sandbox.close()
 
     @classmethod
-    def _wired(
-        cls,
-        settings: Settings,
-        clock: Clock,
-        store: Store,
-        subscriptions: Subscriptions,
-        sandbox: Sandbox,
-        local: ChatModel | None,
-        meter: Meter | None,
-    ) -> "Kernel":
-        egress = Egress(settings.egress_allow, own=(settings.api.host, *settings.api.hosts))
-        models = _models(settings, clock, store, egress, local)
-        objects = ObjectStore(settings.root / "objects")
-        knowledge, vectors = KnowledgeStore(store), VectorStore(settings.vectors.url)
-        collections = Collections(knowledge, vectors, models, objects, clock)
+    def _wired(cls, ground: Ground, local: ChatModel | None, meter: Meter | None) -> "Kernel":
+        settings, clock, store, objects = ground.settings, ground.clock, ground.store, ground.objects
+        models, secrets = _models(ground, local), Secrets()
+        collections = Collections(
+            KnowledgeStore(store), VectorStore(settings.vectors.url), models, objects, clock
+        )
         search = Search(collections, partial(_embedder, models, store), models)
-        node_types = registry(models, egress, sandbox, search)
-        check_flow = partial(_check_flow, node_types, models)
-        agents = Agents(store, clock, check_flow)
+        node_types = registry(models, ground.egress, ground.sandbox, search)
+        judge = Judge(node_types, models, secrets.names)
+        agents = Agents(store, clock, judge)
         execution_store, archive = ExecutionStore(store), Archive(store, objects)
-        plans = Plans(settings.metering.plans, clock)
-        lookup, tariff = Lookup(execution_store, archive), Tariff.load(settings.metering.prices)
+        lookup = Lookup(execution_store, archive)
+        plans, tariff = Plans(settings.metering.plans, clock), Tariff.load(settings.metering.prices)
         return cls(
             settings=settings,
             clock=clock,
             store=store,
-            subscriptions=subscriptions,
+            subscriptions=ground.subscriptions,
             objects=objects,
             queue=QueueStore(store),
-            egress=egress,
+            egress=ground.egress,
+            secrets=secrets,
             models=models,
             node_types=node_types,
             plans=plans,
             tariff=tariff,
             admission=Admission(meter or MeterStore(store)),
             budgets=Budgets(BudgetStore(store), clock),
-            access=Access(store, subscriptions, clock, read_pepper(settings.root), plans),
+            access=Access(store, ground.subscriptions, clock, ground.pepper, plans),
             agents=agents,
-            executions=Executions(
-                store=execution_store,
-                lookup=lookup,
-                archive=archive,
-                intake=Intake(agents, sandbox, OrderedDict()),
-                objects=objects,
-                watch=Watch(lookup, subscriptions, new_id("req")),
-                clock=clock,
-                plans=plans,
-                check_flow=check_flow,
-                room=Room(settings.root, settings.store.min_free_mb, clock),
-            ),
+            executions=_executions(ground, execution_store, lookup, archive, agents, judge, plans),
             idempotency=Idempotency(store, clock),
             tickets=Tickets(store),
             archivist=Archivist(execution_store, archive, clock, settings.retention),
-            books=_books(
-                settings, clock, store, objects, execution_store, archive, tariff, collections.weigh
-            ),
+            books=_books(ground, execution_store, archive, tariff, collections.weigh),
             collections=collections,
             search=search,
-            ingestion=_ingestion(settings, clock, store, subscriptions, objects, egress, models, collections),
+            ingestion=_ingestion(ground, models, collections),
         )
+
+    def chain(self) -> Chain:
+        """The audit log's, for those who seal and verify it."""
+        return Chain(AuditStore(self.store), self.objects, read_pepper(self.settings.root))
 
     def performer(self, place: str, placement: Placement | None = None) -> Performer:
         """What a runner works with. place: the id of the cluster node it runs on; placement: the way to others."""
@@ -209,74 +225,83 @@ class Kernel:
             clock=self.clock,
             coalesce_ms=self.settings.runner.coalesce_ms,
             placed_on=place,
-            placement=placement or Here(self.node_types, place),
+            placement=placement or Here(self.node_types, self.secrets, place),
             tariff=self.tariff,
+            secrets=self.secrets,
             graphs=OrderedDict(),
         )
 
 
-def _models(
-    settings: Settings, clock: Clock, store: Store, egress: Egress, local: ChatModel | None
-) -> Catalog:
+def _models(ground: Ground, local: ChatModel | None) -> Catalog:
+    settings = ground.settings
     engines: dict[str, ChatModel] = {} if local is None else {"local": local}
     if settings.scripted_model:
-        engines["scripted"] = ScriptedModel(Calls(store))
+        engines["scripted"] = ScriptedModel(Calls(ground.store))
     prices = settings.metering.prices
-    return Catalog(egress, settings.credentials, engines, settings.scripted_model, clock, prices=prices)
-
-
-def _books(
-    settings: Settings,
-    clock: Clock,
-    store: Store,
-    objects: ObjectStore,
-    executions: ExecutionStore,
-    archive: Archive,
-    tariff: Tariff,
-    vectors: Weigher,
-) -> Books:
-    files = UsageFiles(objects)
-    usage = UsageStore(store, files)
-    return Books(
-        usage=Usage(usage, tariff),
-        ledger=Ledger(usage, files, clock, settings.metering),
-        sampler=Sampler(usage, (usage.weigh, objects_of(objects), vectors), clock),
-        reconciler=Reconciler(usage, executions, archive, clock),
+    return Catalog(
+        ground.egress, settings.credentials, engines, settings.scripted_model, ground.clock, prices=prices
     )
 
 
-def _ingestion(
-    settings: Settings,
-    clock: Clock,
-    store: Store,
-    subscriptions: Subscriptions,
-    objects: ObjectStore,
-    egress: Egress,
-    models: Catalog,
-    collections: Collections,
-) -> Ingestion:
-    room = Room(settings.root, settings.store.min_free_mb, clock)
-    uploads = Uploads(store, objects, clock, room)
+def _executions(
+    ground: Ground,
+    store: ExecutionStore,
+    lookup: Lookup,
+    archive: Archive,
+    agents: Agents,
+    judge: Judge,
+    plans: Plans,
+) -> Executions:
+    return Executions(
+        store=store,
+        lookup=lookup,
+        archive=archive,
+        intake=Intake(agents, ground.sandbox, OrderedDict()),
+        objects=ground.objects,
+        watch=Watch(lookup, ground.subscriptions, new_id("req")),
+        clock=ground.clock,
+        plans=plans,
+        judge=judge,
+        room=ground.room,
+    )
+
+
+def _books(
+    ground: Ground, executions: ExecutionStore, archive: Archive, tariff: Tariff, vectors: Weigher
+) -> Books:
+    files, settings = UsageFiles(ground.objects), ground.settings.metering
+    usage = UsageStore(ground.store, files)
+    return Books(
+        usage=Usage(usage, tariff),
+        ledger=Ledger(usage, files, ground.clock, settings),
+        sampler=Sampler(usage, (usage.weigh, objects_of(ground.objects), vectors), ground.clock),
+        reconciler=Reconciler(usage, executions, archive, ground.clock),
+    )
+
+
+def _ingestion(ground: Ground, models: Catalog, collections: Collections) -> Ingestion:
+    store, objects, clock, settings = ground.store, ground.objects, ground.clock, ground.settings.ingestion
+    uploads = Uploads(store, objects, clock, ground.room)
     jobs = JobStore(store)
 
     def around(workspace_id: str) -> Surroundings:
-        return Surroundings(egress, settings.ingestion, partial(uploads.open, workspace_id), _credential)
+        return Surroundings(ground.egress, settings, partial(uploads.open, workspace_id), _credential)
 
     specs = Specs(jobs, collections.store, objects, around)
     return Ingestion(
         store=jobs,
-        jobs=Jobs(jobs, specs, objects, subscriptions, clock, room, settings.ingestion, models.dimension),
+        jobs=Jobs(jobs, specs, objects, ground.subscriptions, clock, ground.room, settings, models.dimension),
         uploads=uploads,
         specs=specs,
         tools=Tools(
-            parsers=Parsers(settings.ingestion),
+            parsers=Parsers(settings),
             cut=cut,
             embedder=partial(_embedder, models, store),
             vectors=collections.vectors,
             manifest=jobs,
             stale=collections.store,
             clock=clock,
-            settings=settings.ingestion,
+            settings=settings,
         ),
     )
 
@@ -291,13 +316,17 @@ async def _credential(credential_id: str) -> Mapping[str, str]:
     raise NotFound("Credential not found")
 
 
-async def _check_flow(
-    node_types: Mapping[str, NodeType],
-    models: Catalog,
-    flow: Flow,
-    input_schema: Mapping[str, Any] | None = None,
-) -> list[Problem]:
-    """In a thread when it will take long: regular expressions, templates and schemas are compiled."""
-    if config_bytes(flow) > LARGE_CONFIG:
-        return await asyncio.to_thread(check, flow, node_types, models, input_schema)
-    return check(flow, node_types, models, input_schema)
+class Secrets:
+    """Until the vault is here."""
+
+    async def names(self, ws: str) -> Mapping[str, str]:
+        return {}
+
+    async def named(self, ws: str, name: str) -> Any:
+        raise NotFound("Credential not found")
+
+    async def key(self, ws: str, credential_id: str) -> str:
+        raise NotFound("Credential not found")
+
+    async def provider_key(self, ws: str, provider: str) -> str | None:
+        return None

@@ -49,6 +49,7 @@ SHARED = {
     "jobs_waiting",
     "jobs_running",
     "vectors_left",
+    "audit_open",
 }
 """Keys that belong to a whole shard: they hold ids of workspaces, and nothing of theirs."""
 
@@ -160,6 +161,7 @@ UNSCOPED = {
     "AccessStore.note_use": "of a key that has just proved itself",
     "AccessStore.owner": "the installation's",
     "AccessStore.turns": "counts of changes, one for each shard",
+    "AuditStore.unsealed": "the supervisor's look at all shards",
     "Calls.count": "of the scripted model, by idempotency key",
     "Calls.next": "of the scripted model, by idempotency key",
     "MemberStore.user": "users belong to no workspace; who may see one is asked before",

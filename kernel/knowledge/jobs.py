@@ -167,6 +167,7 @@ class Jobs:
             new = NewJob(
                 *(workspace_id, job_id, collection_id, text, size, asker.key_id, *limits),
                 mb_per_day=asker.mb_per_day,
+                credentials=_credentials(spec),
             )
             forgotten = await self.store.create(new)
             accepted = True
@@ -219,6 +220,15 @@ class Jobs:
 
 def _files(workspace_id: str, collection_id: str, job_id: str) -> str:
     return f"{folder(workspace_id, collection_id, 'jobs')}/{job_id}"
+
+
+def _credentials(spec: Spec) -> dict[str, str]:
+    """Those that the sources name, each with the first field that does."""
+    named: dict[str, str] = {}
+    for number, entry in enumerate(spec.sources):
+        if credential := entry.get("credential_id"):
+            named.setdefault(credential, f"sources[{number}].credential_id")
+    return named
 
 
 def _is_one(entry: SourceEntry) -> bool:

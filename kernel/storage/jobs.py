@@ -13,11 +13,11 @@ anew: the manifest tells it what this job has taken in already.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha1
 from typing import Any, Literal
 
-from kernel.errors import NotFound, RateLimitError
+from kernel.errors import NotFound, RateLimitError, ValidationError
 from kernel.paging import Page, PageQuery
 from kernel.storage import keys
 from kernel.storage.budgets import begins_again
@@ -38,7 +38,8 @@ MB = 1_000_000
 class NewJob:
     """order: JSON. size: `small` jobs do not wait for large ones. most_active: jobs of a workspace at once.
 
-    mb_per_day: millions of bytes that it may take in in a UTC day, None any.
+    mb_per_day: millions of bytes that it may take in in a UTC day, None any. credentials: those that its sources need,
+    by id the field that names one.
     """
 
     workspace_id: str
@@ -52,6 +53,7 @@ class NewJob:
     retry_of: str = ""
     idempotency_record: str = ""
     mb_per_day: int | None = None
+    credentials: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,18 +129,23 @@ class JobStore:
     async def create(self, new: NewJob) -> list[str]:
         """The ids of old jobs that gave way.
 
-        Raises NotFound, RateLimitError (too many, or too much this day), Conflict, Unavailable.
+        Raises NotFound, ValidationError (credential), RateLimitError (too many, or too much this day), Conflict,
+        Unavailable.
         """
-        state, *forgotten = await self._store.run(
+        state, *rest = await self._store.run(
             "job_create",
             new.workspace_id,
             *(new.workspace_id, new.job_id, new.collection_id, new.order, new.size, new.key_id),
             *(new.retry_of, new.now_ms, new.most_active, new.idempotency_record),
             -1 if new.mb_per_day is None else new.mb_per_day * MB,
+            " ".join(new.credentials),
         )
+        names = [one.decode() for one in rest]
+        if state == b"credential":
+            raise ValidationError.at(new.credentials[names[0]], "There is no such credential")
         if state != b"ok":
             raise _refusal(state, new)
-        return [job_id.decode() for job_id in forgotten]
+        return names
 
     async def claim(
         self, shard: int, driver: str, lease_ms: int, room: Room, most: int, problem: bytes, now_ms: int = 0

@@ -9,6 +9,7 @@ for _, job in ipairs(redis.call('ZRANGE', K.jobs_by(ws, id), 0, -1)) do forget_j
 for _, number in ipairs({found[2], string.format('%.0f', found[2] + 1)}) do
   redis.call('ZADD', K.vectors_left(), 0, ARGV[5] .. number)
 end
+use_credentials(ws, 'collection ' .. id, '')
 redis.call('HDEL', K.collection_names(ws), ARGV[4])
 redis.call('ZREM', K.collections(ws), id)
 redis.call('UNLINK', K.collection(ws, id), K.documents(ws, id), K.documents_by_id(ws, id), K.documents_newest(ws, id),

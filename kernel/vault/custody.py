@@ -1,0 +1,153 @@
+"""Who keeps the key-encryption keys (KEKs): a file of the installation, its environment, or a KMS.
+
+The file is `secrets/kek.json`, made with a first key when there is none. It is all that stands between a copy of the
+store and the secrets in it: back it up apart from the store. Without it no secret opens any more, and nobody can help.
+"""
+
+import base64
+import binascii
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import orjson
+
+from configs.settings import Vault as Settings
+from kernel.errors import InternalError
+from kernel.sealing import KEY_BYTES, Custody, Damaged, Wrapped, decrypt, encrypt
+from kernel.vault.transit import TransitKeys
+
+
+def custody(settings: Settings, root: Path) -> Custody:
+    """As the settings have it. Raises InternalError for a key that is none."""
+    if settings.kms_url:
+        return TransitKeys(settings.kms_url, settings.kms_key, Path(settings.kms_token_file))
+    return GivenKeys(settings.kek) if settings.kek else FileKeys(root / "secrets" / "kek.json")
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """KEKs by id, and the one that wraps new data keys."""
+
+    current: str
+    keys: Mapping[str, bytes]
+
+    def encode(self) -> bytes:
+        keys = {name: base64.b64encode(key).decode() for name, key in self.keys.items()}
+        return orjson.dumps({"current": self.current, "keys": keys}, option=orjson.OPT_INDENT_2)
+
+    def with_new(self) -> "Ring":
+        made = Ring.made()
+        return Ring(made.current, {**self.keys, **made.keys})
+
+    def without(self, names: set[str]) -> "Ring":
+        return Ring(self.current, {name: key for name, key in self.keys.items() if name not in names})
+
+    @classmethod
+    def made(cls) -> "Ring":
+        key = secrets.token_bytes(KEY_BYTES)
+        return cls(_name(key), {_name(key): key})
+
+    @classmethod
+    def read(cls, path: Path) -> "Ring":
+        """Raises InternalError."""
+        try:
+            stored = orjson.loads(path.read_bytes())
+            ring = cls(stored["current"], {name: _key(text) for name, text in stored["keys"].items()})
+            ring.keys[ring.current]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            raise InternalError(f"{path} is missing or damaged: restore it from its backup") from None
+        return ring
+
+
+class _Held:
+    """A custody that has the keys itself."""
+
+    def ring(self, wanted: str | None = None) -> Ring:
+        raise NotImplementedError
+
+    async def current(self) -> str:
+        return self.ring().current
+
+    async def wrap(self, data_key: bytes, bound: bytes) -> Wrapped:
+        ring = self.ring()
+        return Wrapped(ring.current, encrypt(ring.keys[ring.current], data_key, bound))
+
+    async def unwrap(self, wrapped: Wrapped, bound: bytes) -> bytes:
+        key = self.ring(wrapped.kek).keys.get(wrapped.kek)
+        if key is None:
+            raise Damaged
+        return decrypt(key, wrapped.key, bound)
+
+
+class GivenKeys(_Held):
+    """Of the environment: keys in base64 between commas, the current one first."""
+
+    def __init__(self, text: str):
+        try:
+            keys = [_key(part.strip()) for part in text.split(",")]
+        except ValueError:
+            raise InternalError(f"CODEXOS_VAULT__KEK must be {KEY_BYTES} bytes in base64") from None
+        self._ring = Ring(_name(keys[0]), {_name(key): key for key in keys})
+
+    def ring(self, wanted: str | None = None) -> Ring:
+        return self._ring
+
+
+class FileKeys(_Held):
+    """Reads the file again when it has changed, so that a rotation reaches every process."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._read: tuple[int, Ring] | None = None
+        if not path.exists():
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._write(Ring.made(), os.link)
+
+    def ring(self, wanted: str | None = None) -> Ring:
+        """Raises InternalError when the file is gone or damaged."""
+        try:
+            changed = self.path.stat().st_mtime_ns
+        except OSError:
+            changed = 0
+        if self._read is None or self._read[0] != changed:
+            self._read = changed, Ring.read(self.path)
+        return self._read[1]
+
+    def put(self, ring: Ring) -> None:
+        """In place of what there is, whole or not at all."""
+        self._write(ring, os.replace)
+
+    def _write(self, ring: Ring, move: Callable[[Path, Path], None]) -> None:
+        """Written whole under another name first. `os.link` keeps what another process has put there meanwhile."""
+        draft = self.path.with_name(f".kek-{secrets.token_hex(8)}")
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            os.write(handle, ring.encode())
+            os.fsync(handle)
+            with suppress(FileExistsError):
+                move(draft, self.path)
+        finally:
+            os.close(handle)
+            with suppress(FileNotFoundError):
+                draft.unlink()
+
+
+def _key(text: str) -> bytes:
+    """Raises ValueError."""
+    try:
+        key = base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise ValueError("is no base64") from None
+    if len(key) != KEY_BYTES:
+        raise ValueError(f"must have {KEY_BYTES} bytes")
+    return key
+
+
+def _name(key: bytes) -> str:
+    """Tells keys apart and nothing about them."""
+    return f"kek_{sha256(b'codexos kek ' + key).hexdigest()[:12]}"
