@@ -103,20 +103,26 @@ class FileKeys(_Held):
 
     def __init__(self, path: Path):
         self.path = path
-        self._read: tuple[int, Ring] | None = None
+        self._read: tuple[tuple[int, ...], Ring] | None = None
         if not path.exists():
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write(Ring.made(), os.link)
 
     def ring(self, wanted: str | None = None) -> Ring:
-        """Raises InternalError when the file is gone or damaged."""
+        """wanted: the id of a key that must be in it, if there is one. Raises InternalError for a damaged file."""
+        mark = self._mark()
+        known = self._read
+        if known is None or known[0] != mark or not (wanted is None or wanted in known[1].keys):
+            known = self._read = mark, Ring.read(self.path)
+        return known[1]
+
+    def _mark(self) -> tuple[int, ...]:
+        """Changes with the file."""
         try:
-            changed = self.path.stat().st_mtime_ns
+            found = self.path.stat()
         except OSError:
-            changed = 0
-        if self._read is None or self._read[0] != changed:
-            self._read = changed, Ring.read(self.path)
-        return self._read[1]
+            return ()
+        return found.st_mtime_ns, found.st_ino, found.st_size
 
     def put(self, ring: Ring) -> None:
         """In place of what there is, whole or not at all."""

@@ -36,6 +36,10 @@ class TransitKeys:
         body = {"ciphertext": wrapped.key.decode("ascii", "replace"), "associated_data": _text(bound)}
         return base64.b64decode((await self._ask("POST", f"decrypt/{self._key}", body))["plaintext"])
 
+    async def aclose(self) -> None:
+        if self._client is not None:
+            await self._client.aclose()
+
     async def _ask(self, method: str, path: str, body: dict[str, str] | None) -> dict[str, Any]:
         """Raises Damaged for what the KMS cannot open, Unavailable when it cannot be asked."""
         try:
