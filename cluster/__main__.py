@@ -1,4 +1,4 @@
-"""`python -m cluster`: up, down, status, doctor, key, reconcile, audit verify.
+"""`python -m cluster`: up, down, status, doctor, key, reconcile, audit verify, vault status|rotate|prune.
 
 Exit codes: 0 fine, 1 refused or not all well, 3 not running, 130 interrupted.
 `lifecycle` brings the kernel and an HTTP client, so it is imported only where used: the keeper stays light.
@@ -26,6 +26,8 @@ INTERRUPTED = 130
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False)
 audit = typer.Typer(no_args_is_help=True, help="The audit logs.")
 app.add_typer(audit, name="audit")
+vault = typer.Typer(no_args_is_help=True, help="The key-encryption keys of the vault.")
+app.add_typer(vault, name="vault")
 
 
 @app.command()
@@ -94,6 +96,31 @@ def verify(
 
     if not checking.verify(*_running(), workspace, as_json):
         raise typer.Exit(1)
+
+
+@vault.command(name="status")
+def vault_status() -> None:
+    """Say how many values are sealed under each key-encryption key."""
+    from cluster import vault as keeping_keys
+
+    keeping_keys.status(*_running())
+
+
+@vault.command()
+def rotate() -> None:
+    """Make a new key-encryption key and wrap everything under it, while everybody goes on reading."""
+    from cluster import vault as keeping_keys
+
+    if not keeping_keys.rotate(*_running()):
+        raise typer.Exit(1)
+
+
+@vault.command()
+def prune() -> None:
+    """Forget old key-encryption keys that nothing is sealed under."""
+    from cluster import vault as keeping_keys
+
+    keeping_keys.prune(*_running())
 
 
 @app.command(hidden=True)

@@ -64,13 +64,18 @@ from kernel.storage.migrations import migrate
 from kernel.storage.objects import ObjectStore
 from kernel.storage.queue import QueueStore
 from kernel.storage.room import Room
+from kernel.storage.sealed import SealedStore
 from kernel.storage.store import Store, opened
 from kernel.storage.subscriptions import Subscriptions
 from kernel.storage.tickets import Tickets
 from kernel.storage.usage import UsageStore
 from kernel.storage.usage_files import UsageFiles
 from kernel.storage.vectors import VectorStore
+from kernel.storage.webhooks import WebhookStore
 from kernel.vault.custody import custody
+from kernel.vault.rotation import Rotation
+from kernel.webhooks.events import Bodies
+from kernel.webhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from kernel.models.embedding import Embedder  # brings numpy along
@@ -128,6 +133,7 @@ class Kernel:
     admission: Admission
     budgets: Budgets
     access: Access
+    webhooks: Webhooks
     agents: Agents
     executions: Executions
     idempotency: Idempotency
@@ -184,6 +190,7 @@ class Kernel:
         execution_store, archive = ExecutionStore(store), Archive(store, objects)
         lookup = Lookup(execution_store, archive)
         plans, tariff = Plans(settings.metering.plans, clock), Tariff.load(settings.metering.prices)
+        access = Access(store, ground.subscriptions, clock, ground.pepper, plans)
         return cls(
             settings=settings,
             clock=clock,
@@ -199,7 +206,8 @@ class Kernel:
             tariff=tariff,
             admission=Admission(meter or MeterStore(store)),
             budgets=Budgets(BudgetStore(store), clock),
-            access=Access(store, ground.subscriptions, clock, ground.pepper, plans),
+            access=access,
+            webhooks=_webhooks(ground, access),
             agents=agents,
             executions=_executions(ground, execution_store, lookup, archive, agents, judge, plans),
             idempotency=Idempotency(store, clock),
@@ -214,6 +222,14 @@ class Kernel:
     def chain(self) -> Chain:
         """The audit log's, for those who seal and verify it."""
         return Chain(AuditStore(self.store), self.objects, read_pepper(self.settings.root))
+
+    def bodies(self) -> Bodies:
+        """What a courier sends."""
+        return Bodies(partial(_known_execution, self.executions))
+
+    def rotation(self) -> Rotation:
+        """Of the key-encryption keys."""
+        return Rotation(SealedStore(self.store), Envelope(custody(self.settings.vault, self.settings.root)))
 
     def performer(self, place: str, placement: Placement | None = None) -> Performer:
         """What a runner works with. place: the id of the cluster node it runs on; placement: the way to others."""
@@ -230,6 +246,20 @@ class Kernel:
             secrets=self.secrets,
             graphs=OrderedDict(),
         )
+
+
+def _webhooks(ground: Ground, access: Access) -> Webhooks:
+    store = WebhookStore(ground.store)
+    return Webhooks(store, ground.envelope, access.trail, ground.egress.check_url, ground.clock)
+
+
+async def _known_execution(
+    executions: Executions, workspace_id: str, execution_id: str
+) -> Mapping[str, Any] | None:
+    try:
+        return await executions.get(workspace_id, execution_id)
+    except NotFound:
+        return None
 
 
 def _models(ground: Ground, local: ChatModel | None) -> Catalog:
