@@ -22,15 +22,16 @@ HEAD = ("key", "values", "")
 
 def status(home: Home, settings: Settings, state: State) -> None:
     counts, current = _asked(home, settings, state, _counted)
-    rows = [
-        (key or "(damaged)", f"{counts[key]:,}", "current" if key == current else "")
-        for key in _names(counts, current)
-    ]
+    names = [current, *sorted(set(counts) - {current})]
+    rows = [(name or "(damaged)", f"{counts[name]:,}", "current" * (name == current)) for name in names]
     printing.table([HEAD, *rows])
 
 
 def rotate(home: Home, settings: Settings, state: State) -> bool:
-    """A new key where the installation keeps them itself; then everything under the current one. False: some is damaged."""
+    """A new key where the installation keeps them itself; then everything under the current one.
+
+    False when there are values that no key opens.
+    """
     keys = _file(home, settings)
     if keys is not None:
         ring = keys.ring().with_new()
@@ -64,10 +65,6 @@ async def _counted(rotation: Rotation) -> tuple[Counter[str], str]:
     return await rotation.counts(), await rotation.envelope.custody.current()
 
 
-def _names(counts: Counter[str], current: str) -> list[str]:
-    return [current, *sorted(set(counts) - {current})]
-
-
 def _tell(done: Progress) -> None:
     if done.looked % 1024 == 0 and done.looked:
         printing.step("rotating", f"{done.looked:,} of {done.total:,}", mark=printing.PLAY)
@@ -76,7 +73,7 @@ def _tell(done: Progress) -> None:
 def _file(home: Home, settings: Settings) -> FileKeys | None:
     """None where the keys are the environment's or a KMS's."""
     own = not (settings.vault.kek or settings.vault.kms_url)
-    return FileKeys(home.root / "secrets" / "kek.json") if own else None
+    return FileKeys(home.path / "secrets" / "kek.json") if own else None
 
 
 def _asked(home: Home, settings: Settings, state: State, question: Callable[[Rotation], Awaitable[T]]) -> T:
