@@ -21,7 +21,8 @@ class Redactor:
     """Grows; never forgets."""
 
     def __init__(self) -> None:
-        self._forms: set[str] = set()
+        self.forms: set[str] = set()
+        """Everything that is replaced."""
         self._pattern: re.Pattern[str] | None = None
         self.longest = 0
         """Characters of the longest form."""
@@ -31,10 +32,10 @@ class Redactor:
 
     def learn(self, value: Any) -> None:
         """A secret: text, or JSON whose every text is one."""
-        forms = {form for text in _texts(value) for form in _forms(text)} - self._forms
+        forms = {form for text in _texts(value) for form in _forms(text)} - self.forms
         if forms:
-            self._forms |= forms
-            longest_first = sorted(self._forms, key=len, reverse=True)
+            self.forms |= forms
+            longest_first = sorted(self.forms, key=len, reverse=True)
             self._pattern = re.compile("|".join(map(re.escape, longest_first)))
             self.longest = len(longest_first[0])
 
@@ -54,7 +55,7 @@ class Redactor:
     def tail(self, text: str) -> int:
         """How many characters at the end of a text could be the beginning of a secret: those are not to be said yet."""
         for size in range(min(self.longest - 1, len(text)), 0, -1):
-            if any(form.startswith(text[-size:]) for form in self._forms):
+            if any(form.startswith(text[-size:]) for form in self.forms):
                 return size
         return 0
 

@@ -99,10 +99,7 @@ class LlmNode:
         """
         if problems := _image_problems(config.images):
             raise NodeError(problems[0].reason, {"field": f"config.{problems[0].field}"})
-        provider, key = self._models.credential(config.model), None
-        if provider is not None:
-            key = await call.provider_key(provider, config.credential_id)
-        model, name = self._models.chat(config.model, key)
+        model, name = self._models.chat(config.model, await self._key(config, call))
         request = _request(name, config, call)
         call.admit_cost(self._models.cost(config.model, _worst_case(request)))
         answer = _Answer()
@@ -117,6 +114,13 @@ class LlmNode:
                 tokens = answer.tokens or estimate(request, len(answer.text.encode()))
                 call.used(ModelUse(config.model, tokens, self._models.cost(config.model, tokens)))
         return Outcome(await self._output(config, answer.text))
+
+    async def _key(self, config: LlmConfig, call: Call) -> str | None:
+        """The workspace's; None leaves it to the installation's own."""
+        provider = self._models.credential(config.model)
+        if provider is None and config.credential_id is None:
+            return None
+        return await call.provider_key(provider or "", config.credential_id)
 
     async def _output(self, config: LlmConfig, text: str) -> Any:
         if config.response_schema is None:
