@@ -1,6 +1,6 @@
 """The supervisor keeps work moving: it takes executions back from lost runners, sizes the pool of runners by what
-waits, moves ended executions to the archive, closes and samples usage, and lets an idle local model go. One for a
-cluster; it holds no truth."""
+waits, moves ended executions to the archive, closes and samples usage, deletes what the vector store could not when it
+was due, and lets an idle local model go. One for a cluster; it holds no truth."""
 
 import asyncio
 import random
@@ -16,6 +16,7 @@ from kernel.access.chain import Chain
 from kernel.clock import Clock
 from kernel.executions.archivist import Archivist
 from kernel.executions.performer import LOST_PROBLEM, lost_event
+from kernel.knowledge.collections import Collections
 from kernel.metering.books import Books
 from kernel.storage.queue import QueueStore
 from kernel.storage.wire import ROUND_FAULTS
@@ -26,6 +27,7 @@ RECLAIM_EVERY_S = 0.5
 SIZE_EVERY_S = 1.0
 SWEEP_EVERY_S = 60.0
 SEAL_EVERY_S = 1.0
+TIDY_EVERY_S = 60.0
 MODEL_IDLE_S = 900
 ROUNDS_BEFORE_LESS = 60
 """Rounds of little load before a runner is let go."""
@@ -62,6 +64,7 @@ class Supervisor:
     archivist: Archivist
     books: Books
     chain: Chain
+    collections: Collections
     clock: Clock
     _calm: int = field(default=0)
 
@@ -72,6 +75,7 @@ class Supervisor:
             group.create_task(self._every(SIZE_EVERY_S, self.size))
             group.create_task(self._every(SWEEP_EVERY_S, self.sweep))
             group.create_task(self._every(SEAL_EVERY_S, self.chain.round))
+            group.create_task(self._every(TIDY_EVERY_S, self.collections.tidy))
             group.create_task(self._every(self.settings.retention.every_s, self.archivist.round))
             group.create_task(self._every(self.settings.metering.roll_every_s, self.books.ledger.round))
             group.create_task(self._every(self.settings.metering.sample_every_s, self.books.sampler.round))
@@ -127,8 +131,8 @@ class SupervisorHost:
     async def __init__(self, fleet: Fleet):  # type: ignore[misc]  # Ray awaits it
         settings = Settings()
         self._opened, kernel = await opened_kernel(settings, name="supervisor")
-        parts = (kernel.queue, fleet, kernel.archivist, kernel.books, kernel.chain(), kernel.clock)
-        self._supervisor = Supervisor(settings, *parts)
+        parts = (kernel.queue, fleet, kernel.archivist, kernel.books, kernel.chain())
+        self._supervisor = Supervisor(settings, *parts, kernel.collections, kernel.clock)
         self._serving = serve_or_exit(self._supervisor.serve())
 
     async def ready(self) -> None:

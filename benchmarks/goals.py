@@ -89,6 +89,13 @@ GOALS = (
         for case, words in STORED.items()
     ),
     Goal("usage", "hour", "p50_ms", "usage of a million executions, by the hour, p50", "≤", 50, "ms"),
+    *(
+        Goal(
+            *("quality", f"hybrid/{mode}, held out", "ndcg10_ratio"),
+            *(f"nDCG@10 of hybrid search beside {mode}, held-out questions", "≥", 1, "×"),
+        )
+        for mode in ("dense", "keyword")
+    ),
     Goal("idle", "platform", "pss_mb", "idle, PSS of all processes", "≤", 2000, "MB"),
     Goal("idle", "platform", "cpu_percent", "idle, of one core", "≤", 25, "%"),
     Goal("up", "warm", "ready_s", "`python -m cluster up`, warm, the first run included", "≤", 60, "s"),

@@ -13,13 +13,14 @@ from typing import Annotated
 import typer
 
 from benchmarks import burst as bursts
-from benchmarks import executions, gets, limits, results, stored
+from benchmarks import executions, gets, limits, quality, results, stored
 from benchmarks import idle as idling
 from benchmarks import report as reports
 from benchmarks import streams as streaming
 from benchmarks import usage as using
 from benchmarks.goals import goals_table
 from benchmarks.installation import Installation
+from benchmarks.labelled import labelled
 from benchmarks.results import Figure
 
 RESULTS = Path(__file__).parent / "results.tsv"
@@ -127,6 +128,13 @@ def usage(context: typer.Context, seconds: Seconds = 4, rounds: Rounds = 3) -> N
     with Installation("usage", settings=using.QUIET).running() as installation:
         month = using.seeded(installation)
         context.obj.keep("usage", using.shown(installation, month, seconds, rounds))
+
+
+@app.command("quality")
+def quality_(context: typer.Context) -> None:
+    """How well the modes of search find documents that are known to be right."""
+    with Installation("quality").running() as installation:
+        context.obj.keep("quality", quality.by_mode(installation, labelled()))
 
 
 @app.command()

@@ -1,7 +1,7 @@
 """The one place that wires the kernel's parts together."""
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -70,15 +70,24 @@ from kernel.storage.subscriptions import Subscriptions
 from kernel.storage.tickets import Tickets
 from kernel.storage.usage import UsageStore
 from kernel.storage.usage_files import UsageFiles
+from kernel.storage.vault import VaultStore
 from kernel.storage.vectors import VectorStore
 from kernel.storage.webhooks import WebhookStore
 from kernel.vault.custody import custody
+from kernel.vault.oauth import Renewal
 from kernel.vault.rotation import Rotation
+from kernel.vault.secrets import Secrets
+from kernel.vault.tokens import VaultTokens
+from kernel.vault.trail import VaultTrail
+from kernel.vault.vault import Vault
 from kernel.webhooks.events import Bodies
 from kernel.webhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from kernel.models.embedding import Embedder  # brings numpy along
+
+Embedders = Callable[[str, str], Awaitable["Embedder"]]
+"""A workspace's, by model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +134,7 @@ class Kernel:
     objects: ObjectStore
     queue: QueueStore
     egress: Egress
-    secrets: "Secrets"
+    secrets: Secrets
     models: Catalog
     node_types: Mapping[str, NodeType]
     plans: Plans
@@ -133,6 +142,8 @@ class Kernel:
     admission: Admission
     budgets: Budgets
     access: Access
+    envelope: Envelope
+    vault: Vault
     webhooks: Webhooks
     agents: Agents
     executions: Executions
@@ -179,11 +190,12 @@ class Kernel:
     @classmethod
     def _wired(cls, ground: Ground, local: ChatModel | None, meter: Meter | None) -> "Kernel":
         settings, clock, store, objects = ground.settings, ground.clock, ground.store, ground.objects
-        models, secrets = _models(ground, local), Secrets()
+        models, secrets = _models(ground, local), _secrets(ground)
         collections = Collections(
             KnowledgeStore(store), VectorStore(settings.vectors.url), models, objects, clock
         )
-        search = Search(collections, partial(_embedder, models, store), models)
+        embedder = partial(_embedder, models, secrets, store)
+        search = Search(collections, embedder, models)
         node_types = registry(models, ground.egress, ground.sandbox, search)
         judge = Judge(node_types, models, secrets.names)
         agents = Agents(store, clock, judge)
@@ -207,16 +219,18 @@ class Kernel:
             admission=Admission(meter or MeterStore(store)),
             budgets=Budgets(BudgetStore(store), clock),
             access=access,
+            envelope=ground.envelope,
+            vault=_vault(ground, access),
             webhooks=_webhooks(ground, access),
             agents=agents,
             executions=_executions(ground, execution_store, lookup, archive, agents, judge, plans),
-            idempotency=Idempotency(store, clock),
+            idempotency=Idempotency(store, clock, ground.pepper),
             tickets=Tickets(store),
             archivist=Archivist(execution_store, archive, clock, settings.retention),
             books=_books(ground, execution_store, archive, tariff, collections.weigh),
             collections=collections,
             search=search,
-            ingestion=_ingestion(ground, models, collections),
+            ingestion=_ingestion(ground, models, secrets, embedder, collections),
         )
 
     def chain(self) -> Chain:
@@ -246,6 +260,13 @@ class Kernel:
             secrets=self.secrets,
             graphs=OrderedDict(),
         )
+
+
+def _vault(ground: Ground, access: Access) -> Vault:
+    store, clock = VaultStore(ground.store), ground.clock
+    trail = VaultTrail(store, access.trail)
+    tokens = VaultTokens(store, trail, clock, ground.pepper)
+    return Vault(store, ground.envelope, trail, tokens, clock, ground.egress.check_url)
 
 
 def _webhooks(ground: Ground, access: Access) -> Webhooks:
@@ -309,13 +330,26 @@ def _books(
     )
 
 
-def _ingestion(ground: Ground, models: Catalog, collections: Collections) -> Ingestion:
+def _secrets(ground: Ground) -> Secrets:
+    store = VaultStore(ground.store)
+    renewal = Renewal(store, ground.envelope, ground.egress, ground.clock)
+    return Secrets(store, ground.envelope, renewal, ground.settings.vault.environment)
+
+
+def _ingestion(
+    ground: Ground, models: Catalog, secrets: Secrets, embedder: Embedders, collections: Collections
+) -> Ingestion:
     store, objects, clock, settings = ground.store, ground.objects, ground.clock, ground.settings.ingestion
     uploads = Uploads(store, objects, clock, ground.room)
     jobs = JobStore(store)
 
     def around(workspace_id: str) -> Surroundings:
-        return Surroundings(ground.egress, settings, partial(uploads.open, workspace_id), _credential)
+        return Surroundings(
+            ground.egress,
+            settings,
+            partial(uploads.open, workspace_id),
+            partial(secrets.fields, workspace_id),
+        )
 
     specs = Specs(jobs, collections.store, objects, around)
     return Ingestion(
@@ -326,7 +360,7 @@ def _ingestion(ground: Ground, models: Catalog, collections: Collections) -> Ing
         tools=Tools(
             parsers=Parsers(settings),
             cut=cut,
-            embedder=partial(_embedder, models, store),
+            embedder=embedder,
             vectors=collections.vectors,
             manifest=jobs,
             stale=collections.store,
@@ -336,27 +370,10 @@ def _ingestion(ground: Ground, models: Catalog, collections: Collections) -> Ing
     )
 
 
-def _embedder(models: Catalog, store: Store, workspace_id: str, model_id: str) -> "Embedder":
-    """A model, over what the workspace has had embedded before."""
-    return models.embedder(model_id, Shelf(store, workspace_id))
-
-
-async def _credential(credential_id: str) -> Mapping[str, str]:
-    """The vault is not here yet."""
-    raise NotFound("Credential not found")
-
-
-class Secrets:
-    """Until the vault is here."""
-
-    async def names(self, ws: str) -> Mapping[str, str]:
-        return {}
-
-    async def named(self, ws: str, name: str) -> Any:
-        raise NotFound("Credential not found")
-
-    async def key(self, ws: str, credential_id: str) -> str:
-        raise NotFound("Credential not found")
-
-    async def provider_key(self, ws: str, provider: str) -> str | None:
-        return None
+async def _embedder(
+    models: Catalog, secrets: Secrets, store: Store, workspace_id: str, model_id: str
+) -> "Embedder":
+    """A model, with the workspace's own key if it has one, over what the workspace has had embedded before."""
+    provider = models.credential(model_id)
+    key = await secrets.provider_key(workspace_id, provider) if provider else None
+    return models.embedder(model_id, Shelf(store, workspace_id), key)

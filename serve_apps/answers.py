@@ -70,6 +70,11 @@ def done(value: Any, etag: str | None = None) -> Response:
     return Response(body, 200, {"etag": etag} if etag else None, JSON)
 
 
+def secret(value: Any) -> Response:
+    """A read that nobody may keep: it has no ETag."""
+    return Response(encode(value), 200, {"cache-control": "no-store"}, JSON)
+
+
 def no_content() -> Response:
     return Response(None, 204)
 

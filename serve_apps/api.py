@@ -30,6 +30,8 @@ from serve_apps.routes import (
     streams,
     system,
     usage,
+    vault,
+    webhooks,
     workspaces,
 )
 
@@ -50,9 +52,15 @@ ROUTERS = (
     ingest.router,
     ingest.writing,
     ingest.uploading,
+    vault.router,
+    webhooks.router,
     system.router,
     system.people,
 )
+ACCEPTED = [
+    *("authorization", "content-type", "idempotency-key", "if-match", "if-none-match", "x-vault-token"),
+]
+"""Headers that pages of the allowed origins may send."""
 EXPOSED = [
     *("x-request-id", "etag", "location", "link", "retry-after", "idempotent-replayed"),
     *("x-ratelimit-plan", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"),
@@ -96,7 +104,7 @@ def _cors(settings: Settings) -> list[Middleware]:
             CORSMiddleware,
             allow_origins=settings.api.cors_origins,
             allow_methods=["GET", "POST", "PUT", "PATCH", "DELETE"],
-            allow_headers=["authorization", "content-type", "idempotency-key", "if-match", "if-none-match"],
+            allow_headers=ACCEPTED,
             expose_headers=EXPOSED,
         )
     ]

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 from starlette.requests import HTTPConnection
 
+from kernel.access.act import Act
 from kernel.access.audit import Origin
 from kernel.access.principal import Principal
 from kernel.assembly import Kernel
@@ -36,8 +37,11 @@ class Caller:
     @property
     def origin(self) -> Origin:
         """For the audit log."""
-        client = self.connection.client
-        return Origin(self.connection.scope["request_id"], client.host if client else "")
+        return origin_of(self.connection)
+
+    @property
+    def act(self) -> Act:
+        return Act(self.who, self.origin, self.record, self.created_before)
 
     @property
     def idempotency(self) -> IdempotencyRef | None:
@@ -52,6 +56,11 @@ class Caller:
     def created_before(self) -> str | None:
         """What an earlier, lost try of this same request had created."""
         return self.idempotency.resource if self.idempotency else None
+
+
+def origin_of(connection: HTTPConnection) -> Origin:
+    client = connection.client
+    return Origin(connection.scope["request_id"], client.host if client else "")
 
 
 def authorize(connection: HTTPConnection, scopes: Iterable[str]) -> Principal:
@@ -128,5 +137,8 @@ ExecutionId = Annotated[
 KeyId = Annotated[str, Path(description="An API key's id.", examples=["key_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]
 WorkspaceId = Annotated[
     str, Path(description="A workspace's id.", examples=["ws_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
+]
+CredentialId = Annotated[
+    str, Path(description="A credential's id.", examples=["cred_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
 ]
 UserId = Annotated[str, Path(description="A user's id.", examples=["user_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])]

@@ -25,6 +25,7 @@ from kernel.errors import (
 from serve_apps.routing import Route
 from serve_apps.samples import sample
 from serve_apps.shapes import ErrorAnswer
+from serve_apps.webhook_shapes import SENT, SENT_HEADERS, sent
 
 Answers = dict[int | str, dict[str, Any]]
 
@@ -92,6 +93,10 @@ PARAMETERS = {
 }
 
 
+UNCACHED: dict[str, Any] = {"x-no-store": True}
+"""For a route's `openapi_extra`: a read that is not to be kept."""
+
+
 def gives(status: int, model: type[BaseModel], description: str) -> Answers:
     """For a route's `responses`: what it answers when all is well."""
     return {status: {"model": model, "description": description}}
@@ -128,10 +133,42 @@ def _document(listed: list[Route]) -> dict[str, Any]:
         for method in route.methods or ():
             _complete(made["paths"][route.path_format][method.lower()], route, method)
     _share(made["components"])
-    for methods in made["paths"].values():
+    schemas = made["components"]["schemas"]
+    made["webhooks"] = {event: {"post": _told_outside(event, schemas)} for event in SENT}
+    for methods in (*made["paths"].values(), *made["webhooks"].values()):
         for operation in methods.values():
-            _illustrate(operation, made["components"]["schemas"])
+            _illustrate(operation, schemas)
     return made
+
+
+def _told_outside(event: str, schemas: dict[str, Any]) -> dict[str, Any]:
+    """What receivers of an event get; the models of its body are added to the schemas."""
+    summary, body, model = sent(event)
+    of_data = model.model_json_schema(ref_template="#/components/schemas/{model}")
+    schemas |= of_data.pop("$defs", {}) | {model.__name__: of_data}
+    headers = [
+        {
+            "name": name,
+            "in": "header",
+            "required": True,
+            "description": text,
+            "schema": {"type": "string"},
+            "example": example,
+        }
+        for name, (text, example) in SENT_HEADERS.items()
+    ]
+    return {
+        "tags": ["webhooks"],
+        "operationId": event,
+        "summary": summary,
+        "description": f"Sent to the webhooks of a workspace that want `{event}`.",
+        "parameters": headers,
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "2XX": {"description": "Taken. Anything else, and no answer within 15 s, is tried again."},
+            "410": {"description": "Nothing more is wanted: the webhook is disabled."},
+        },
+    }
 
 
 def _illustrate(operation: dict[str, Any], schemas: dict[str, Any]) -> None:
@@ -150,7 +187,8 @@ def _complete(operation: dict[str, Any], route: Route, method: str) -> None:
         operation["security"] = [{"bearer": []}]
         operation["x-scopes"] = route.scopes
     parameters = operation.setdefault("parameters", [])
-    for name in _headers(method, guarded=route.scopes is not None):
+    cached = not operation.get("x-no-store", False)
+    for name in _headers(method, guarded=route.scopes is not None, cached=cached):
         parameters.append({"$ref": f"#/components/parameters/{name}"})
     answers = operation["responses"]
     for status in {*_usual(route, method), *(int(s) for s in answers if int(s) >= 400)}:
@@ -158,6 +196,7 @@ def _complete(operation: dict[str, Any], route: Route, method: str) -> None:
     if (
         method == "GET"
         and route.scopes is not None
+        and cached
         and "application/json" in answers.get("200", {}).get("content", ())
     ):
         answers.setdefault("304", {"description": "Unchanged since `If-None-Match`."})
@@ -168,8 +207,8 @@ def _complete(operation: dict[str, Any], route: Route, method: str) -> None:
     operation["responses"] = dict(sorted(answers.items()))
 
 
-def _headers(method: str, guarded: bool) -> Iterator[str]:
-    if not guarded:
+def _headers(method: str, guarded: bool, cached: bool) -> Iterator[str]:
+    if not guarded or (method == "GET" and not cached):
         return
     if method == "POST":
         yield "IdempotencyKey"

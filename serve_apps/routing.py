@@ -1,8 +1,7 @@
 """A route that is strict before FastAPI looks: scope, query, body, and `Idempotency-Key` on every POST."""
 
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from functools import partial
-from hashlib import sha256
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -13,7 +12,7 @@ from starlette.responses import Response
 
 from kernel.access.principal import Principal
 from kernel.errors import Problem, ValidationError
-from kernel.storage.idempotency import Answer
+from kernel.storage.idempotency import Answer, Idempotency
 from serve_apps import body
 from serve_apps.deps import authorize, caller, is_whole
 
@@ -45,6 +44,10 @@ class Route(APIRoute):
     def _needs_body(self) -> bool:
         return self.body_field is not None and self.body_field.field_info.is_required()
 
+    async def admit(self, request: Request, scopes: Iterable[str]) -> None:
+        """Raises AuthorizationError when the key lacks one of the scopes."""
+        authorize(request, scopes)
+
     def body_reader(self) -> Reader:
         """What reads the body, once, before it is known whether the request was answered already."""
         wanted = self.body_field is not None
@@ -57,7 +60,7 @@ class Route(APIRoute):
 
         async def strict(request: Request) -> Response:
             if scopes is not None:
-                authorize(request, scopes)
+                await self.admit(request, scopes)
             if request.scope["query_string"]:
                 check_query(request.scope["query_string"], known)
             if writes:
@@ -112,7 +115,7 @@ async def once(request: Request, handle: Handler) -> Response:
     memory, token = request.app.state.kernel.idempotency, request.scope["token"]
     who: Principal = request.scope["principal"]
     claim = await memory.begin(
-        who.workspace_id, _name(request, who), await fingerprint(request), _takes_ms(request), token
+        who.workspace_id, _name(request, who), await fingerprint(request, memory), _takes_ms(request), token
     )
     if isinstance(claim, Answer):
         return Response(claim.body, claim.status, claim.headers | {"idempotent-replayed": "true"})
@@ -130,17 +133,9 @@ async def once(request: Request, handle: Handler) -> Response:
             await memory.abandon(claim)
 
 
-async def fingerprint(request: Request) -> str:
-    """Two requests with the same one ask for the same thing."""
-    scope, hashed = request.scope, sha256()
-    for part in (
-        request.method.encode(),
-        scope["path"].encode(),
-        scope["query_string"],
-        await request.body(),
-    ):
-        hashed.update(len(part).to_bytes(8, "big") + part)
-    return hashed.hexdigest()
+async def fingerprint(request: Request, memory: Idempotency) -> str:
+    path, query = request.scope["path"].encode(), request.scope["query_string"]
+    return memory.fingerprint(request.method.encode(), path, query, await request.body())
 
 
 def _name(request: Request, who: Principal) -> str:

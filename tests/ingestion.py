@@ -145,13 +145,16 @@ class Bench:
         self.tools = Tools(
             Plain(),
             cut,
-            lambda workspace, model: self.words,
+            self._embedder,
             self.vectors,
             self.jobs,
             KnowledgeStore(self.store),
             self.clock,
             self.settings,
         )
+
+    async def _embedder(self, ws: str, model: str) -> Words:
+        return self.words
 
     async def open(self) -> None:
         await self.store.call("HSET", keys.key("collection", WS, id=COLLECTION), "live", "1")

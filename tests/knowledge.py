@@ -159,7 +159,7 @@ class Library:
         collections = Collections(self.collections.store, vectors, Models(), self.objects, self.clock)
         return Search(collections, self._embedder, Models())
 
-    def _embedder(self, ws: str, model: str) -> Words:
+    async def _embedder(self, ws: str, model: str) -> Words:
         self.embedded.append(model)
         return Words()
 

@@ -50,8 +50,13 @@ SHARED = {
     "jobs_running",
     "vectors_left",
     "audit_open",
+    "sealed",
+    "outbox",
+    "due",
+    "aloft",
+    "courier",
 }
-"""Keys that belong to a whole shard: they hold ids of workspaces, and nothing of theirs."""
+"""Keys that belong to a whole shard: they hold ids of workspaces, and nothing of theirs but the outbox's events."""
 
 
 def trees() -> Iterator[tuple[Path, ast.Module]]:

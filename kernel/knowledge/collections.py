@@ -22,7 +22,8 @@ from kernel.knowledge.record import (
 )
 from kernel.knowledge.spec import folder
 from kernel.paging import Page, PageQuery
-from kernel.storage.chunks import VectorsMissing, place
+from kernel.storage import keys
+from kernel.storage.chunks import VectorsMissing, VectorsRefused, place
 from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.objects import ObjectStore
 from kernel.storage.vectors import VectorStore
@@ -211,14 +212,33 @@ class Collections:
             await self.store.cleared(ws, record.id, versions)
 
     async def drop_left(self, ws: str) -> None:
-        """Drops vectors that no collection has in use, those that could not be dropped before included."""
-        for name in await self.store.left(ws, self._clock.now_ms()):
+        """Drops vectors of its shard that no collection has in use; what cannot be dropped now is left to `tidy`."""
+        try:
+            await self._drop_left(keys.shard_of(ws))
+        except Unavailable as error:
+            log.warning("vectors are left over", error=repr(error))
+
+    async def tidy(self) -> None:
+        """What could not be deleted when it was due, of all workspaces: vectors, and chunks. Raises Unavailable."""
+        for shard in range(keys.SHARDS):
+            await self._drop_left(shard)
+            for ws, collection_id in await self.store.uncleared(shard):
+                await self._clear_left(ws, collection_id)
+
+    async def _drop_left(self, shard: int) -> None:
+        for name in await self.store.left(shard, self._clock.now_ms()):
             try:
                 await self.vectors.drop(name)
-            except Unavailable as error:
+            except VectorsRefused as error:
                 log.warning("vectors are left over", vectors=name, error=repr(error))
-                return
-            await self.store.dropped(ws, name)
+            else:
+                await self.store.dropped(shard, name)
+
+    async def _clear_left(self, ws: str, collection_id: str) -> None:
+        try:
+            await self.clear(ws, await self.get(ws, collection_id))
+        except (NotFound, VectorsMissing, VectorsRefused) as error:
+            log.warning("chunks are left over", collection_id=collection_id, error=repr(error))
 
     async def _fetch(self, ws: str, collection_id: str, if_match: str | None) -> CollectionRecord:
         record = await self.get(ws, collection_id)

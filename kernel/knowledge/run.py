@@ -83,7 +83,7 @@ class Run:
         """To the end, whatever that is. Raises JobLost, and Unavailable when the end could not be written."""
         problem = b""
         try:
-            self.tools.embedder(self.lease.workspace_id, self.order.place.model)
+            await self.tools.embedder(self.lease.workspace_id, self.order.place.model)
             await self._work()
         except CodexError as error:
             problem = orjson.dumps(error.body())

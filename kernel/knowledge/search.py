@@ -1,16 +1,16 @@
 """Search in collections: what is near the query by its meaning, what has its words, or both.
 
 Only what the manifest has is shown: the vector store is asked for more than is wanted, and for still more when too
-little of it is left. Of both ways the ranks are merged (reciprocal rank fusion), for their scores do not compare.
+little of it is left.
 
-score, from 0 to 1: `dense`: the likeness by the collection's metric. `keyword`: BM25 / (BM25 + 1). `hybrid`: how far up
-it stands, 1 for what is first both ways, 0.5 at most for what only one way finds. With `rerank`: what that model says.
+score, from 0 to 1: `dense`: the likeness by the collection's metric. `keyword`: BM25 / (BM25 + 1). `hybrid`: how near
+it comes to the best both ways, 1 for what is the best both ways. With `rerank`: what that model says.
 Of several collections: how far up it stands in its own.
 """
 
 import asyncio
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
@@ -37,6 +37,8 @@ MOST_RESULTS = 100
 RERANKED = 50
 """Results that are put in a new order, where as many are not asked for."""
 SHALLOWEST, DEEPEST = 20, 4096
+SHALLOWEST_OF_BOTH = 100
+"""The fewest hits of a way that are asked for when both are joined: each tells more of what the other found."""
 DEEPER = 4
 
 
@@ -116,7 +118,7 @@ class Search:
     def __init__(
         self,
         collections: Collections,
-        embedder: "Callable[[str, str], Embedder]",
+        embedder: "Callable[[str, str], Awaitable[Embedder]]",
         models: RerankModels,
     ):
         """embedder: by workspace and model."""
@@ -177,7 +179,7 @@ class Search:
         return _Ask(order.query, wanted, mode, count, vectors, server)
 
     async def _embedded(self, ws: str, model: str, query: str, bill: Bill | None) -> list[float]:
-        embedder = self._embedder(ws, model)
+        embedder = await self._embedder(ws, model)
         if bill is None:
             rows = await embedder.embed([query])
         else:
@@ -204,14 +206,14 @@ class Search:
     async def _deepened(self, ws: str, record: CollectionRecord, ask: _Ask) -> list[Ranked]:
         ways = ask.ways(record.item.embedding_model)
         asked = condition(ask.wanted, ask.server)
-        depth = max(SHALLOWEST, 2 * ask.count)
+        depth = max(SHALLOWEST_OF_BOTH if len(ways) > 1 else SHALLOWEST, 2 * ask.count)
         while True:
             queries = [Query(by, depth, asked) for by in ways.values()]
             lists = await asyncio.gather(*(self._vectors.search(record.vectors, one) for one in queries))
             shown = await self._visible(ws, record, ask, lists)
-            ranked = fused(record, dict(zip(ways, shown, strict=True)))
-            exhausted = all(len(hits) < depth for hits in lists)
-            if len(ranked) >= ask.count or exhausted or depth >= DEEPEST:
+            whole = {way for way, hits in zip(ways, lists, strict=True) if len(hits) < depth}
+            ranked = fused(record, dict(zip(ways, shown, strict=True)), whole)
+            if len(ranked) >= ask.count or len(whole) == len(ways) or depth >= DEEPEST:
                 return ranked[: ask.count]
             depth *= DEEPER
 

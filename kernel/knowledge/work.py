@@ -1,6 +1,6 @@
 """What ingestion works with: the order a block is worked under, the block, and the tools, each behind a seam."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -69,7 +69,7 @@ class Tools:
 
     parsers: Parsing
     cut: Cut
-    embedder: Callable[[str, str], Embedding]
+    embedder: Callable[[str, str], Awaitable[Embedding]]
     vectors: Vectors
     manifest: Manifest
     stale: Stale

@@ -80,7 +80,7 @@ class Writer:
     async def _embedded(self, texts: Sequence[str]) -> Iterator[Sequence[float]]:
         if not texts:
             return iter(())
-        embedder = self.tools.embedder(self.order.lease.workspace_id, self.order.place.model)
+        embedder = await self.tools.embedder(self.order.lease.workspace_id, self.order.place.model)
         return iter(await embedder.embed(texts))
 
 

@@ -3,9 +3,11 @@
 Stored: `idempotency` (hash): fingerprint, state (pending | done), owner, until (ms; a pending mark older than
 this may be taken over), resource (what the work created, written by the creating script itself, or just before
 it where that works in another shard), and the answer: status, headers, body, sealed. An answer that carries a
-secret is sealed under the caller's own key, which the store does not hold.
+secret is sealed under the caller's own key, which the store does not hold. The fingerprint is keyed: a secret that
+a body carried cannot be guessed from it.
 """
 
+import hmac
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -73,8 +75,13 @@ async def note_resource(store: Store, record: str, resource: str) -> None:
 
 
 class Idempotency:
-    def __init__(self, store: Store, clock: Clock):
-        self._store, self._clock = store, clock
+    def __init__(self, store: Store, clock: Clock, pepper: bytes):
+        self._store, self._clock, self._pepper = store, clock, pepper
+
+    def fingerprint(self, *parts: bytes) -> str:
+        """Of a request. Two with the same one ask for the same thing."""
+        lengths = b"".join(len(part).to_bytes(8, "big") for part in parts)
+        return hmac.digest(self._pepper, b"".join((b"idempotency\0", lengths, *parts)), "sha256").hex()
 
     async def begin(
         self, workspace_id: str, key: str, fingerprint: str, takes_ms: int, secret: str

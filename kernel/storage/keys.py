@@ -48,6 +48,7 @@ SHARD_KEYS = {
     "documents_newest": "{ws}:col:{id}:docs:newest",  # zset, score 0, of `<place> <document id>`, by the time taken in
     "documents_kinds": "{ws}:col:{id}:docs:kinds",  # hash: source type -> how many documents
     "documents_stale": "{ws}:col:{id}:docs:stale",  # set of `<document id> <version>` whose chunks are to be deleted
+    "stale": "stale",  # set of `<ws> <collection>` that have chunks to be deleted
     "vectors_left": "vectors_left",  # zset of collections of the vector store, by the moment they are to be dropped
     "job": "{ws}:job:{id}",  # hash: order as JSON, status, counts, lease
     "job_documents": "{ws}:job:{id}:docs:{outcome}",  # list: the first documents that came to this, as JSON
@@ -83,19 +84,20 @@ SHARD_KEYS = {
     "credential_names": "{ws}:creds:names",  # hash: name in lower case -> id
     "credential_users": "{ws}:cred:{id}:users",  # set of `<kind> <id>` of what uses it: agent, collection
     "credentials_used": "{ws}:creds:of:{user}",  # set of the credentials that one such user uses
-    "vault_token": "{ws}:vault_token:{id}",  # hash: hash, item as JSON, left (uses); lives until it expires
-    "vault_wrong": "{ws}:vault_wrong:{key}",  # counter of a key's wrong vault tokens in a row; lives 15 min
+    "vault_token": "{ws}:vault_token:{id}",  # hash: hash, key, credentials, until (ms), left; lives an hour longer
+    "vault_wrong": "{ws}:vault_wrong:{key}",  # hash: count of a key's wrong tokens in a row, until (ms) they count
     "refreshing": "{ws}:refreshing:{id}",  # string: who asks for a credential's next access token; lives 30 s
     "sealed": "sealed",  # set of `<ws> <kind> <id>` of all that is sealed: cred, wh
     # webhooks
-    "webhook": "{ws}:wh:{id}",  # hash: item as JSON, revision, sealed, state, failing_since, flying
+    "webhook": "{ws}:wh:{id}",  # hash: item as JSON, revision, events, sealed, state, failing_since, last
     "webhooks": "{ws}:whs",  # zset of all ids, score 0
     "webhook_events": "{ws}:whs:events",  # hash: event name or `*` -> how many endpoints want it now
     "webhook_queue": "{ws}:wh:{id}:queue",  # zset of event ids to be delivered there, by the ms they are due
     "webhook_flying": "{ws}:wh:{id}:flying",  # set of event ids that the courier is delivering
     "webhook_log": "{ws}:wh:{id}:log",  # zset of event ids, score 0: the deliveries that are still known
+    "webhook_log_by": "{ws}:wh:{id}:log:{status}",  # the same, of those that are pending, delivered or dead
     "webhook_deliveries": "{ws}:wh:{id}:deliveries",  # hash: event id -> delivery with its attempts as JSON
-    "message": "{ws}:message:{id}",  # string: the body of an event as every endpoint gets it; lives 7 days
+    "message": "{ws}:message:{id}",  # hash: an event as every endpoint gets it, and how many know it; lives 7 days
     "outbox": "outbox",  # stream: events to tell others of, as fields ws, event, at and x (execution) or d (data)
     "due": "due",  # zset of `<ws> <webhook>` with something to deliver, by the ms the first of it is due
     "aloft": "aloft",  # set of `<ws> <webhook>` that the courier is delivering to
@@ -106,7 +108,7 @@ SHARD_KEYS = {
     "audit_order": "{ws}:audit:order",  # list of event ids in the order they were added
     "audit_chain": "{ws}:audit:chain",  # list: for each of those, its MAC over the one before and the entry
     "audit_open": "audit_open",  # set of workspaces with entries that are not in the chain yet
-    "audit_by": "{ws}:audit:{field}:{value}",  # zset, score 0, of event ids, for action, user_id and key_id
+    "audit_by": "{ws}:audit:{field}:{value}",  # zset of event ids: by action, user_id, key_id, vault, credential
     "workspace_keys": "{ws}:keys",  # zset of key ids, score 0
     "members": "{ws}:members",  # hash: user id -> role
     "emails": "{ws}:emails",  # hash: a member's email in lower case -> user id

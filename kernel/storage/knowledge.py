@@ -3,7 +3,7 @@
 Stored: `collection` (hash): item (JSON: what people set), revision (grows with each of their changes), live (the number
 of its vectors in use), chunks, bytes; `collections`, `collection_names`. The manifest: `documents` (id -> entry, JSON)
 with its orders `documents_by_id` and `documents_newest`, its counts `documents_kinds`, and `documents_stale`, the
-versions whose chunks are to be deleted. Every change of the manifest goes through `put_document` and `drop_document` of
+versions whose chunks are to be deleted; `stale`, of a whole shard, is the collections that have any. Every change of the manifest goes through `put_document` and `drop_document` of
 the prelude, so these always agree. `vectors_left`, of a whole shard, are vectors that no collection has in use: not any
 more, or not yet.
 """
@@ -109,13 +109,18 @@ class KnowledgeStore:
         """These vectors are to be dropped unless a collection has them in use until then."""
         await self._store.call("ZADD", keys.key("vectors_left", ws), until_ms, vectors)
 
-    async def left(self, ws: str, now_ms: int) -> list[str]:
-        """Vectors that are to be dropped by now, in the shard of this workspace."""
-        found = await self._store.call("ZRANGEBYSCORE", keys.key("vectors_left", ws), "-inf", now_ms)
-        return [name.decode() for name in found]
+    async def left(self, shard: int, now_ms: int) -> list[str]:
+        """Vectors of a shard that are to be dropped by now."""
+        name = keys.shard_key("vectors_left", shard)
+        return [one.decode() for one in await self._store.call("ZRANGEBYSCORE", name, "-inf", now_ms)]
 
-    async def dropped(self, ws: str, name: str) -> None:
-        await self._store.call("ZREM", keys.key("vectors_left", ws), name)
+    async def dropped(self, shard: int, name: str) -> None:
+        await self._store.call("ZREM", keys.shard_key("vectors_left", shard), name)
+
+    async def uncleared(self, shard: int) -> list[tuple[str, str]]:
+        """Workspace and id of each collection that has chunks to be deleted."""
+        members = await self._store.call("SMEMBERS", keys.shard_key("stale", shard))
+        return [(ws, collection) for ws, _, collection in (one.decode().partition(" ") for one in members)]
 
     async def live(self, ws: str, collection_id: str, documents: Collection[str]) -> dict[str, str]:
         """The version of each of these documents that searches show; the others are not in the manifest."""
@@ -163,7 +168,7 @@ class KnowledgeStore:
     async def cleared(self, ws: str, collection_id: str, versions: Iterable[Version]) -> None:
         """Their chunks are deleted."""
         members = [" ".join(version) for version in versions]
-        await self._store.call("SREM", keys.key("documents_stale", ws, id=collection_id), *members)
+        await self._store.run("documents_cleared", ws, ws, collection_id, *members)
 
     async def _entries(self, ws: str, collection_id: str, documents: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = await self._store.call(

@@ -33,8 +33,8 @@ class Renewal:
 
     async def fresh(self, ws: str, stored: StoredCredential, value: Any) -> Any:
         """The value, its access token renewed if need be. Raises ProviderError when it has ended and cannot be."""
-        item = Item.model_validate_json(stored.item)
-        if item.type != "oauth2" or not self._is_due(value):
+        item = Item.of(stored)
+        if item.type != "oauth2" or "token_url" not in value or not self._is_due(value):
             return value
         owner, waited = new_id("req"), 0.0
         while not await self.store.begin_refresh(ws, stored.id, owner):
@@ -60,9 +60,8 @@ class Renewal:
         except ProviderError as error:
             return self._usable(value, error.message)
         renewed = self._merged(value, told)
-        item = Item.model_validate_json(stored.item).model_copy(
-            update={"expires_at": epoch_ms(renewed["expires_at"]) if "expires_at" in renewed else None}
-        )
+        ends = epoch_ms(renewed["expires_at"]) if "expires_at" in renewed else None
+        item = Item.of(stored).model_copy(update={"expires_at": ends})
         sealed = await self.envelope.seal(orjson.dumps(renewed), ws, stored.id, str(stored.version + 1))
         await self.store.put_version(ws, stored.id, stored.version, item.encode(), sealed, "")
         return renewed

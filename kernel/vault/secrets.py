@@ -77,7 +77,7 @@ class Secrets:
         fitting: list[tuple[bool, str]] = []
         for credential_id in found:
             stored = await self._store.read(ws, credential_id)
-            item = Item.model_validate_json(stored.item) if stored else None
+            item = Item.of(stored) if stored else None
             if item is not None and item.environment in (self._environment, None):
                 fitting.append((item.environment is None, credential_id))
         return min(fitting, key=lambda one: one[0])[1] if fitting else None

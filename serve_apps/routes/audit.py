@@ -19,6 +19,7 @@ router = APIRouter(prefix="/v1/audit", route_class=Route, tags=["audit"])
 
 Admin = Annotated[Caller, needs("admin")]
 ID = r"^[A-Za-z0-9_]{1,64}$"
+FileFormat = Annotated[Format, Query(alias="format", description="Kind of file.")]
 FILE: Answers = {
     200: {
         "description": "One entry a line. In CSV, text that a spreadsheet would take for a formula begins with `'`.",
@@ -66,15 +67,19 @@ async def index(caller: Admin, paging: Annotated[Paging, paged], wanted: Wanted)
 async def export(
     caller: Admin,
     wanted: Wanted,
-    file_format: Annotated[Format, Query(alias="format", description="Kind of file.")] = "jsonl",
+    file_format: FileFormat = "jsonl",
 ) -> Response:
     """All of it, or what the filters leave, oldest first."""
     caller.who.require_unlimited()
     parts = caller.kernel.access.trail.export(caller.workspace_id, wanted, file_format)
+    return await file_of(parts, "audit", file_format)
+
+
+async def file_of(parts: AsyncGenerator[bytes], name: str, file_format: Format) -> Response:
     first = await anext(parts, b"")
     headers = {
         "cache-control": "no-store",
-        "content-disposition": f'attachment; filename="audit.{file_format}"',
+        "content-disposition": f'attachment; filename="{name}.{file_format}"',
     }
     return StreamingResponse(_from(first, parts), 200, headers, MEDIA[file_format])
 

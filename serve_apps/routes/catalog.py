@@ -1,6 +1,8 @@
 """What a flow can be made of: node types and models."""
 
+import asyncio
 from dataclasses import asdict
+from itertools import compress
 from typing import Annotated, Any
 
 from fastapi import APIRouter
@@ -32,8 +34,12 @@ async def node_types(caller: Reader) -> Response:
     "/models", summary="List models", responses=gives(200, ModelsAnswer, "Those that a flow may name.")
 )
 async def models(caller: Reader) -> Response:
-    """`ready` says whether one can be used now, `missing` what it lacks."""
-    return answers.read(caller, {"models": [_shown(model) for model in caller.kernel.models.list()]})
+    """`ready` says whether one can be used now, `missing` what it lacks. Keys in the workspace's vault count."""
+    kernel = caller.kernel
+    names = sorted(kernel.models.credentials)
+    has = await asyncio.gather(*(kernel.secrets.has_key(caller.workspace_id, name) for name in names))
+    keys = set(compress(names, has))
+    return answers.read(caller, {"models": [_shown(model) for model in kernel.models.list(keys)]})
 
 
 def _shown(model: ModelInfo) -> dict[str, Any]:

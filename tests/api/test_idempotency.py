@@ -173,7 +173,7 @@ class TestLostAnswers:
 class TestPolicy:
     @pytest.fixture
     def memory(self, store: Store, clock: ManualClock) -> Idempotency:
-        return Idempotency(store, clock)
+        return Idempotency(store, clock, b"p" * 32)
 
     async def test_a_silent_claim_is_taken_over_with_what_it_made(
         self, memory: Idempotency, clock: ManualClock, store: Store

@@ -13,15 +13,19 @@ from fastapi import FastAPI
 from fastapi.routing import APIWebSocketRoute
 
 from kernel.assembly import Kernel
-from kernel.ids import is_id, new_id
+from kernel.ids import Prefix, is_id, new_id
 from kernel.knowledge.contract import document_id
 from serve_apps.routing import Route
 from tests.api.conftest import HELLO, Client, take_in
 
+SECRET = {"name": "Key", "type": "password", "value": "correct horse"}
+HOOK = {"url": "https://example.com/hook", "events": ["agent.deleted"]}
 DOCUMENT = {"type": "text", "location": "a.md", "text": "Something to find"}
+PREFIXES: tuple[Prefix, ...] = ("agent", "exec", "key", "ws", "user", "col", "doc", "job", "wh", "evt", "cred")
 KEPT_HEADERS = ("content-type", "content-length", "etag", "location", "link", "retry-after", "cache-control")
 MADE_NEW = (
     (re.compile(r"cxk_[a-z]+_\w+"), "<token>"),
+    (re.compile(r"whsec_[\w+/=]+"), "<secret>"),
     (re.compile(r"\b[a-z]+_[0-9A-HJKMNP-TV-Z]{26}\b"), "<id>"),
     (re.compile(r"\d{4}-\d\d-\d\dT[\d:.]+Z"), "<time>"),
 )
@@ -40,6 +44,9 @@ class Names:
     collection_id: str
     document_id: str
     job_id: str
+    webhook_id: str
+    delivery_id: str
+    credential_id: str
     node_id: str = "hello"
     version: str = "1.0.0"
 
@@ -55,7 +62,11 @@ class Names:
         collection = await client.collection()
         job = await take_in(kernel, client, collection, DOCUMENT)
         document = document_id(collection, DOCUMENT["location"])
-        return cls(*(agent, ended["id"], key["id"], workspace, member["user_id"], collection, document, job))
+        webhook = (await client.ok("POST", "/v1/webhooks", HOOK))["id"]
+        delivery = (await client.ok("POST", f"/v1/webhooks/{webhook}/test"))["id"]
+        credential = (await client.ok("POST", "/v1/vault/credentials", SECRET))["id"]
+        people = (key["id"], workspace, member["user_id"])
+        return cls(agent, ended["id"], *people, collection, document, job, webhook, delivery, credential)
 
     def like(self) -> "Names":
         """As many that name nothing."""
@@ -66,7 +77,7 @@ class Names:
 
 
 def is_any_id(text: str) -> bool:
-    return any(is_id(prefix, text) for prefix in ("agent", "exec", "key", "ws", "user", "col", "doc", "job"))
+    return any(is_id(prefix, text) for prefix in PREFIXES)
 
 
 @dataclass(frozen=True)
@@ -115,6 +126,16 @@ def bodies(names: Names, own: str) -> dict[str, list[Any]]:
             {"query": "x", "collection_ids": [names.collection_id]},
         ],
         "POST /v1/rag/collections/{collection_id}/ingest": [{"sources": [DOCUMENT]}],
+        "POST /v1/vault/credentials": [SECRET],
+        "PATCH /v1/vault/credentials/{credential_id}": [{"name": "x"}],
+        "POST /v1/vault/credentials/{credential_id}/rotate": [{"value": "x"}],
+        "POST /v1/vault/tokens": [
+            {"credential_ids": [names.credential_id], "reason": "x"},
+            {"all": True, "key_id": names.key_id, "reason": "x"},
+        ],
+        "POST /v1/webhooks": [HOOK],
+        "PATCH /v1/webhooks/{webhook_id}": [{"events": ["*"]}],
+        "POST /v1/webhooks/{webhook_id}/rotate-secret": [None, {"secret": "x"}],
         "PUT /v1/usage/budgets": [
             {"budgets": [{"scope": "agent", "id": names.agent_id, "period": "day", "amount": 1.0}]},
             {"budgets": [{"scope": "key", "id": names.key_id, "period": "day", "amount": 1.0}]},

@@ -371,6 +371,36 @@ class TestManifest:
         await library.collections.clear(WS, record)
         assert await vectors.count(record.vectors) == 0
 
+    async def test_what_was_left_over_is_deleted_later(self, library: Library, vectors: VectorStore) -> None:
+        shard = keys.shard_of(WS)
+        record, dropped, moved = [await library.make(name) for name in ("docs", "dropped", "moved")]
+        for one in (record, dropped, moved):
+            await library.add(one, Doc("a", ["cat"]), Doc("b", ["dog"]))
+            await away(library).delete_document(WS, one.id, document_id(one.id, "a"))
+        await away(library).delete(WS, dropped.id)
+        await library.collections.store.switch(WS, moved.stored, ("moved", "moved"), moved.stored.item)
+        assert await library.collections.store.uncleared(shard) == [(WS, record.id)]
+        with pytest.raises(Unavailable):
+            await away(library).tidy()
+        await library.collections.tidy()
+        assert await vectors.count(record.vectors) == 1
+        for gone in (dropped, moved):
+            with pytest.raises(VectorsMissing):
+                await vectors.count(gone.vectors)
+        assert await library.collections.store.uncleared(shard) == []
+        assert await library.collections.store.left(shard, library.clock.now_ms()) == []
+
+    async def test_a_collection_without_its_vectors_does_not_keep_others_from_being_cleared(
+        self, library: Library, vectors: VectorStore
+    ) -> None:
+        made = [await library.make(name) for name in ("one", "two")]
+        for one in made:
+            await library.add(one, Doc("a", ["cat"]))
+            await away(library).delete_document(WS, one.id, document_id(one.id, "a"))
+        await vectors.drop(made[0].vectors)
+        await library.collections.tidy()
+        assert await library.collections.store.uncleared(keys.shard_of(WS)) == [(WS, made[0].id)]
+
     async def test_a_version_that_is_shown_again_is_not_stale(self, library: Library) -> None:
         record = await library.make()
         lease = await library.add(record, Doc("a", ["cat"]))
@@ -380,6 +410,7 @@ class TestManifest:
         again = library.settled(record, Doc("a", ["cat"]), lease.job_id)
         await library.jobs.commit(lease, 1, library.clock.now_ms(), "1", [again])
         assert await library.collections.store.stale(WS, record.id, 10) == []
+        assert await library.collections.store.uncleared(keys.shard_of(WS)) == []
 
     async def test_every_key_goes_through_the_same_steps(self, library: Library, store: Store) -> None:
         record = await library.make()

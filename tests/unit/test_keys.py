@@ -324,6 +324,7 @@ class TestBudgetsOfARotatedKey:
     async def old(self, access: Access, owner: Principal, store: Store, clock: ManualClock) -> str:
         """Has spent 60 of its 100 millionths of the day, which has told of the half, and of its 90 of the month."""
         key, now = (await access.keys.create(owner, order("agents:read"))).key.id, clock.now_ms()
+        await store.call("HSET", keys.key("webhook_events", owner.workspace_id), "usage.threshold", 1)
         for length in (10, 7):
             period = rfc3339(now)[:length]
             await store.call(
@@ -349,7 +350,7 @@ class TestBudgetsOfARotatedKey:
         expected = [(90, 60, ()), (100, 60, (now,))]
         ids = [old, new] if overlap_ms else [new]
         assert await self.standing(store, owner, now) == dict.fromkeys(ids, expected)
-        assert await store.call("XLEN", keys.key("outbox", owner.workspace_id)) == 1
+        assert await store.call("XLEN", keys.shard_key("outbox", keys.shard_of(owner.workspace_id))) == 1
 
     @pytest.mark.parametrize("overlap_ms", [0, HOUR])
     async def test_so_has_the_successor_of_a_lost_one(

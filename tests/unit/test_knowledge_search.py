@@ -281,7 +281,7 @@ class TestChanges:
             await search.search(WS, [record], SearchOrder(query="cat"))
 
     async def test_a_model_that_is_away_is_told_of(self, library: Library, pets: CollectionRecord) -> None:
-        def embedder(ws: str, model: str) -> Any:
+        async def embedder(ws: str, model: str) -> Any:
             raise ProviderError("Model 'words' needs the credential 'x'")
 
         search = Search(library.collections, embedder, Models())

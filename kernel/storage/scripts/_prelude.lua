@@ -59,10 +59,21 @@ local function note_audit(ws, text)
   if text == '' then return end
   local id, entry = string.match(text, '^(%S+) (.*)$')
   entry = cjson.decode(entry)
-  redis.call('ZADD', K.audit(ws), 'NX', 0, text)
+  if redis.call('ZADD', K.audit(ws), 'NX', 0, text) == 0 then return end
+  redis.call('RPUSH', K.audit_order(ws), id)
+  redis.call('SADD', K.audit_open(), ws)
   for _, field in ipairs({'action', 'user_id', 'key_id'}) do
     if type(entry[field]) == 'string' then redis.call('ZADD', K.audit_by(ws, field, entry[field]), 'NX', 0, id) end
   end
+end
+
+-- Adds to the audit log what was done, or tried, in the vault; to the credential `id`, '' to none.
+local function note_vault(ws, id, text)
+  if text == '' then return end
+  note_audit(ws, text)
+  local event = string.match(text, '^%S+')
+  redis.call('ZADD', K.audit_by(ws, 'vault', 'all'), 'NX', 0, event)
+  if id ~= '' then redis.call('ZADD', K.audit_by(ws, 'credential', id), 'NX', 0, event) end
 end
 
 -- Tells every replica that a key, or something of a workspace (by its id), is not what it was.
@@ -88,8 +99,51 @@ local function end_key(ws, id)
   access_changed(id)
 end
 
+-- Whether all of these credentials are there; `ids` stand between spaces, '-' is none to look at.
+local function has_credentials(ws, ids)
+  for id in string.gmatch(ids, 'cred_%w+') do
+    if redis.call('EXISTS', K.credential(ws, id)) == 0 then return false end
+  end
+  return true
+end
+
+-- `user` (`<kind> <id>`) uses these credentials too.
+local function add_credentials(ws, user, ids)
+  for id in string.gmatch(ids, 'cred_%w+') do
+    redis.call('SADD', K.credentials_used(ws, user), id)
+    redis.call('SADD', K.credential_users(ws, id), user)
+  end
+end
+
+-- From now on `user` uses exactly these credentials; '-' leaves them as they are.
+local function use_credentials(ws, user, ids)
+  if ids == '-' then return end
+  local of = K.credentials_used(ws, user)
+  for _, id in ipairs(redis.call('SMEMBERS', of)) do redis.call('SREM', K.credential_users(ws, id), user) end
+  redis.call('DEL', of)
+  add_credentials(ws, user, ids)
+end
+
 local function wake()
   if redis.call('LLEN', K.wake()) == 0 then redis.call('LPUSH', K.wake(), '1') end
+end
+
+-- Puts an event into the outbox when an endpoint of the workspace wants it, or it is to go to a URL of its own. Its body
+-- tells of the execution `id` as it is when it is made, or has `data`, which is JSON.
+local function tell_outside(ws, event, now, id, data, url)
+  local wants = redis.call('HMGET', K.webhook_events(ws), event, '*')
+  if not wants[1] and not wants[2] and not url then return end
+  local row = {'ws', ws, 'event', event, 'at', string.format('%.0f', now), id and 'x' or 'd', id or data}
+  if url then row[9], row[10] = 'u', url end
+  redis.call('XADD', K.outbox(), '*', unpack(row))
+  redis.call('PUBLISH', C.outbox(), KEYS[1])
+end
+
+-- Tells others of an agent as it is now.
+local function tell_agent(ws, event, agent)
+  local found = redis.call('HMGET', K.agent(ws, agent), 'version', 'status', 'item')
+  local data = {agent_id = agent, name = cjson.decode(found[3] or '{}').name, version = found[1], status = found[2]}
+  tell_outside(ws, event, server_now(), nil, cjson.encode(data))
 end
 
 local function set_agent_status(ws, agent, status)
@@ -99,6 +153,7 @@ local function set_agent_status(ws, agent, status)
   redis.call('ZADD', K.agents_by(ws, 'status', status), 0, agent)
   redis.call('HSET', K.agent(ws, agent), 'status', status)
   redis.call('INCR', K.agents_turn(ws))
+  if status == 'error' then tell_agent(ws, 'agent.error', agent) end
 end
 
 -- The hour that usage of this moment is added to: its own, or the first open one (and true) when that is closed.
@@ -188,8 +243,7 @@ local function tell_budget(ws, budget, now)
         spent = budget.spent / 1e6,
         threshold = threshold,
       }
-      local event = {type = 'usage.threshold', timestamp = utc_time(now), data = data}
-      redis.call('XADD', K.outbox(ws), 'MAXLEN', '~', 100000, '*', 'e', cjson.encode(event))
+      tell_outside(ws, 'usage.threshold', now, nil, cjson.encode(data))
     end
   end
 end
@@ -347,12 +401,13 @@ end
 -- lets them read it).
 local function finish(ws, id, status, now, facts, shown)
   local record = K.execution(ws, id)
-  local was = redis.call('HMGET', record, 'agent', 'owner', 'reply_to', 'key', 'labels')
+  local was = redis.call('HMGET', record, 'agent', 'owner', 'reply_to', 'key', 'labels', 'hook')
   redis.call('HSET', record, 'status', status, 'phase', '', 'owner', '', 'completed_at', now, unpack(facts))
   redis.call('ZREM', K.executions_by(ws, 'status', 'running'), id)
   redis.call('ZADD', K.executions_by(ws, 'status', status), 0, id)
   redis.call('ZADD', K.ended(), now, ws .. ' ' .. id)
   redis.call('SREM', K.active(ws), id)
+  tell_outside(ws, 'execution.' .. status, now, id, nil, was[6])
   if was[2] and was[2] ~= '' then redis.call('SREM', K.held(was[2]), ws .. ' ' .. id) end
   count_end(ws, was[1] or '', status)
   if was[3] and was[3] ~= '' then redis.call('PUBLISH', C.replies(was[3]), id .. '\n' .. (shown or '')) end
@@ -413,6 +468,16 @@ local function holds_job(ws, id, epoch)
   return was[1] == 'running' and was[2] == epoch
 end
 
+-- Tells others that a job has ended, unless somebody cancelled it. `problem` is JSON, '' for none.
+local function tell_ingestion(ws, id, status, now, problem)
+  if status == 'cancelled' then return end
+  local event = status == 'failed' and 'ingestion.failed' or 'ingestion.completed'
+  local data = string.format('{"job_id":"%s","collection_id":"%s","status":"%s","error":%s,%s', id,
+    redis.call('HGET', K.job(ws, id), 'collection') or '', status, problem ~= '' and problem or 'null',
+    string.sub(job_counts(ws, id), 2))
+  tell_outside(ws, event, now, nil, data)
+end
+
 -- The end of a job, in one go; what is known of its documents lives 30 days more. `problem` is JSON, '' for none.
 local function finish_job(ws, id, status, now, problem)
   local record, member = K.job(ws, id), ws .. ' ' .. id
@@ -422,6 +487,7 @@ local function finish_job(ws, id, status, now, problem)
   redis.call('ZREM', K.jobs_waiting(), member)
   redis.call('ZREM', K.jobs_running(), member)
   tell_job(ws, id, now, {{'job.' .. status, job_counts(ws, id)}})
+  tell_ingestion(ws, id, status, now, problem)
   redis.call('DEL', K.job_blocks(ws, id))
   redis.call('EXPIRE', K.job_events(ws, id), 2592000)
   for _, outcome in ipairs({'done', 'skipped', 'failed', 'deleted'}) do
@@ -509,6 +575,12 @@ local function count_document(ws, collection, entry, sign)
   if redis.call('HINCRBY', kinds, kind, sign) < 1 then redis.call('HDEL', kinds, kind) end
 end
 
+-- Puts a collection among those that have chunks to be deleted, or takes it away.
+local function settle_stale(ws, collection)
+  local left = redis.call('SCARD', K.documents_stale(ws, collection)) > 0
+  redis.call(left and 'SADD' or 'SREM', K.stale(), ws .. ' ' .. collection)
+end
+
 -- Takes a document out of the manifest; its chunks are stale from now on. False when it is not in it.
 local function drop_document(ws, collection, id)
   local text = redis.call('HGET', K.documents(ws, collection), id)
@@ -518,6 +590,7 @@ local function drop_document(ws, collection, id)
   redis.call('ZREM', K.documents_by_id(ws, collection), id)
   redis.call('ZREM', K.documents_newest(ws, collection), document_place(id, entry.at))
   redis.call('SADD', K.documents_stale(ws, collection), id .. ' ' .. tostring(entry.version))
+  settle_stale(ws, collection)
   count_document(ws, collection, entry, -1)
   return true
 end
@@ -530,6 +603,7 @@ local function put_document(ws, collection, id, text)
   redis.call('ZADD', K.documents_by_id(ws, collection), 0, id)
   redis.call('ZADD', K.documents_newest(ws, collection), 0, document_place(id, entry.at))
   redis.call('SREM', K.documents_stale(ws, collection), id .. ' ' .. tostring(entry.version))
+  settle_stale(ws, collection)
   count_document(ws, collection, entry, 1)
 end
 
@@ -575,4 +649,108 @@ local function page(sets, low, high, before, offset, limit)
     return redis.call('ZREVRANGEBYLEX', sets[1], top, low, 'LIMIT', offset, limit + 1), total
   end
   return walk(sets, top, low, offset, limit), redis.call('ZINTERCARD', #sets, unpack(sets))
+end
+
+-- Counts an endpoint's events (between spaces) among those that are wanted, or takes them away (sign -1).
+local function count_wants(ws, events, sign)
+  for event in string.gmatch(events, '%S+') do
+    if redis.call('HINCRBY', K.webhook_events(ws), event, sign) < 1 then redis.call('HDEL', K.webhook_events(ws), event) end
+  end
+end
+
+-- Puts an endpoint among those with something to deliver, by the first of it, or takes it away.
+local function settle_due(ws, webhook)
+  local member, first = ws .. ' ' .. webhook, redis.call('ZRANGE', K.webhook_queue(ws, webhook), 0, 0, 'WITHSCORES')
+  if first[2] and redis.call('HGET', K.webhook(ws, webhook), 'state') == 'enabled' then
+    redis.call('ZADD', K.due(), first[2], member)
+  else
+    redis.call('ZREM', K.due(), member)
+  end
+end
+
+-- Forgets a message once no endpoint knows it any more.
+local function leave_message(ws, id)
+  local message = K.message(ws, id)
+  if redis.call('EXISTS', message) == 1 and redis.call('HINCRBY', message, 'known', -1) < 1 then
+    redis.call('DEL', message)
+  end
+end
+
+local function forget_delivery(ws, webhook, id, status)
+  redis.call('ZREM', K.webhook_log(ws, webhook), id)
+  redis.call('ZREM', K.webhook_log_by(ws, webhook, status), id)
+  redis.call('HDEL', K.webhook_deliveries(ws, webhook), id)
+  leave_message(ws, id)
+end
+
+-- All that is kept of an endpoint and its deliveries.
+local function forget_webhook(ws, webhook)
+  for _, id in ipairs(redis.call('ZRANGE', K.webhook_log(ws, webhook), 0, -1)) do leave_message(ws, id) end
+  redis.call('UNLINK', K.webhook(ws, webhook), K.webhook_queue(ws, webhook), K.webhook_flying(ws, webhook),
+    K.webhook_log(ws, webhook), K.webhook_deliveries(ws, webhook), K.webhook_log_by(ws, webhook, 'pending'),
+    K.webhook_log_by(ws, webhook, 'delivered'), K.webhook_log_by(ws, webhook, 'dead'))
+  redis.call('ZREM', K.due(), ws .. ' ' .. webhook)
+  redis.call('SREM', K.aloft(), ws .. ' ' .. webhook)
+end
+
+-- An endpoint for one event alone goes when that was delivered, or is dead.
+local function settle_once(ws, webhook)
+  if redis.call('HEXISTS', K.webhook(ws, webhook), 'once') == 0 then return end
+  if redis.call('EXISTS', K.webhook_log_by(ws, webhook, 'pending')) == 0 then forget_webhook(ws, webhook) end
+end
+
+-- Writes a delivery with its status, `was` before ('' new); of those that ended alike the newest 1,000 stay.
+local function put_delivery(ws, webhook, id, delivery, was)
+  local alike = K.webhook_log_by(ws, webhook, delivery.status)
+  if was ~= '' then redis.call('ZREM', K.webhook_log_by(ws, webhook, was), id) end
+  redis.call('ZADD', K.webhook_log(ws, webhook), 0, id)
+  redis.call('ZADD', alike, 0, id)
+  redis.call('HSET', K.webhook_deliveries(ws, webhook), id, cjson.encode(delivery))
+  if delivery.status == 'pending' then return end
+  redis.call('ZREM', K.webhook_queue(ws, webhook), id)
+  while redis.call('ZCARD', alike) > 1000 do
+    forget_delivery(ws, webhook, redis.call('ZRANGE', alike, 0, 0)[1], delivery.status)
+  end
+end
+
+-- A new delivery of a message to an endpoint, due now; dead at once when `most` wait there already.
+local function add_delivery(ws, webhook, id, event, now, most)
+  local delivery = {event = event, status = 'pending', created_at = now, tries = 0}
+  redis.call('HINCRBY', K.message(ws, id), 'known', 1)
+  if redis.call('ZCARD', K.webhook_log_by(ws, webhook, 'pending')) >= most then
+    delivery.status = 'dead'
+    delivery.attempts = {{at = now, duration_ms = 0, status_code = cjson.null, error = 'queue_full', body = ''}}
+    return put_delivery(ws, webhook, id, delivery, '')
+  end
+  put_delivery(ws, webhook, id, delivery, '')
+  redis.call('ZADD', K.webhook_queue(ws, webhook), now, id)
+  settle_due(ws, webhook)
+end
+
+-- The body of an event, for 7 days.
+local function put_message(ws, id, body)
+  redis.call('HSET', K.message(ws, id), 'body', body)
+  redis.call('EXPIRE', K.message(ws, id), 604800)
+end
+
+-- Makes all that is in flight in this shard due again, at once.
+local function ground(now)
+  for _, member in ipairs(redis.call('SMEMBERS', K.aloft())) do
+    local ws, webhook = string.match(member, '^(%S+) (%S+)$')
+    local flying = K.webhook_flying(ws, webhook)
+    for _, id in ipairs(redis.call('SMEMBERS', flying)) do redis.call('ZADD', K.webhook_queue(ws, webhook), now, id) end
+    redis.call('DEL', flying)
+    settle_due(ws, webhook)
+  end
+  redis.call('DEL', K.aloft())
+end
+
+-- Ends the deliveries to an endpoint until somebody enables it again; what waits for it goes on waiting.
+local function disable_webhook(ws, webhook, reason, audit)
+  local record = K.webhook(ws, webhook)
+  count_wants(ws, redis.call('HGET', record, 'events'), -1)
+  redis.call('HSET', record, 'state', 'disabled', 'disabled_reason', reason)
+  redis.call('HINCRBY', record, 'revision', 1)
+  settle_due(ws, webhook)
+  note_audit(ws, audit)
 end

@@ -14,4 +14,5 @@ redis.call('HDEL', K.collection_names(ws), ARGV[4])
 redis.call('ZREM', K.collections(ws), id)
 redis.call('UNLINK', K.collection(ws, id), K.documents(ws, id), K.documents_by_id(ws, id), K.documents_newest(ws, id),
   K.documents_kinds(ws, id), K.documents_stale(ws, id), K.jobs_by(ws, id))
+settle_stale(ws, id)
 return 1

@@ -11,6 +11,7 @@ local fresh = string.format('%.0f', live + 1)
 redis.call('HSET', K.collection(ws, id), 'item', item, 'live', fresh)
 redis.call('HINCRBY', K.collection(ws, id), 'revision', 1)
 redis.call('UNLINK', K.documents_stale(ws, id))
+settle_stale(ws, id)
 redis.call('ZREM', K.vectors_left(), stem .. fresh)
 redis.call('ZADD', K.vectors_left(), 0, stem .. live)
 return 'ok'

@@ -1,7 +1,7 @@
 -- Accepts an execution: slot, record, indices, first event and queue entry, or nothing.
 -- ARGV: ws, id, agent ('' inline), expected version ('' any), spec, priority, now, slots (-1 any), reply_to, event,
---       idempotency record ('' none), API key, tokens of a day (-1 any), n labels, labels…,
---       then node id and journal record by turns
+--       idempotency record ('' none), API key, tokens of a day (-1 any), URL to be told of the end ('' none), n labels,
+--       labels…,--       then node id and journal record by turns
 local ws, id, agent, version, spec, priority, now = unpack(ARGV, 1, 7)
 local slots, reply_to, event, idempotency, key = tonumber(ARGV[8]), ARGV[9], ARGV[10], ARGV[11], ARGV[12]
 local tokens, labels = tonumber(ARGV[13]), tonumber(ARGV[14])
@@ -47,4 +47,5 @@ redis.call('SADD', K.active(ws), id)
 redis.call('SADD', K.busy(), ws)
 add_work(ws, id, tonumber(priority))
 wake()
+tell_outside(ws, 'execution.started', now, id)
 return {'ok'}

@@ -1,0 +1,191 @@
+"""What is to be told to others: the outbox of each shard, and the deliveries that a courier makes of it.
+
+A script that changes something adds a row to `outbox` (a stream; prelude: `tell_outside`). Fanning a row out removes it
+and adds a delivery for each endpoint that wants the event: to `webhook_queue` by when it is due, to `webhook_log` and
+`webhook_deliveries`, with the body in `message`. `due` says which endpoints have something to deliver. What is taken
+stands in `webhook_flying`, and its endpoint in `aloft`, until its outcome is told.
+
+One courier at a time works for a shard: it holds `courier`, and every step here but `hold` refuses all others.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+from ulid import ULID
+
+from kernel.storage import keys
+from kernel.storage.store import Store
+from kernel.storage.wire import Argument
+
+Verdict = Literal["delivered", "retry", "dead", "gone"]
+"""dead: no try is left. gone: as dead, and the endpoint wants nothing more (410): it is disabled at once."""
+MAX_PENDING = 10_000
+"""Deliveries that may wait for one endpoint; what comes on top of them is dead at once, with the error `queue_full`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """An event of the outbox. at: ms of the change. execution_id: whose state the body tells of; else data, as JSON."""
+
+    shard: int
+    id: str
+    workspace_id: str
+    event: str
+    at: int
+    execution_id: str | None
+    data: bytes | None
+
+    @property
+    def event_id(self) -> str:
+        """Always the same for this row, so that fanning out twice makes no second event."""
+        ms, seq = map(int, self.id.split("-"))
+        raw = ms.to_bytes(6, "big") + self.shard.to_bytes(2, "big") + seq.to_bytes(8, "big")
+        return f"evt_{ULID.from_bytes(raw)}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A shard in a courier's hands. next_due: ms, when something can be taken, or None. rows: in the outbox."""
+
+    next_due: int | None
+    rows: int
+
+
+@dataclass(frozen=True, slots=True)
+class Flight:
+    """A delivery in a courier's hands. sealed: the endpoint's secrets, bound to (workspace_id, webhook_id, "secret").
+
+    attempt: 1 for the first since the event happened or was asked for anew. body: what is sent and signed.
+    """
+
+    workspace_id: str
+    webhook_id: str
+    event_id: str
+    url: str
+    sealed: bytes
+    attempt: int
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of a flight. at: ms when the attempt began. error: one of the known words, None when delivered.
+
+    body: the beginning of the answer, at most 1 kB. retry_at: ms, for the verdict `retry`. audit: an entry to be added
+    if this disables the endpoint (`kernel.webhooks.record.disabled_entry`), '' for a delivered one.
+    """
+
+    workspace_id: str
+    webhook_id: str
+    event_id: str
+    verdict: Verdict
+    at: int
+    duration_ms: int
+    status_code: int | None
+    error: str | None
+    body: str
+    retry_at: int = 0
+    audit: str = ""
+
+    def _attempt(self) -> bytes:
+        return orjson.dumps(
+            {
+                "at": self.at,
+                "duration_ms": self.duration_ms,
+                "status_code": self.status_code,
+                "error": self.error,
+                "body": self.body,
+            }
+        )
+
+    def arguments(self) -> tuple[Argument, ...]:
+        names = (self.workspace_id, self.webhook_id, self.event_id)
+        return (*names, self.verdict, self.retry_at, self._attempt(), self.audit)
+
+
+@dataclass(frozen=True, slots=True)
+class Disabled:
+    """An endpoint that an outcome disabled. reason: `failing` (for 5 days) or `gone` (410)."""
+
+    workspace_id: str
+    webhook_id: str
+    reason: str
+
+
+class OutboxStore:
+    """name: of a courier, new with each of its lives. All times in ms, as its clock has them."""
+
+    def __init__(self, store: Store):
+        self._store = store
+
+    async def hold(self, shard: int, name: str, ttl_ms: int, now: int) -> Hold | None:
+        """Takes a shard that nobody works for, or keeps it. None: another courier has it.
+
+        What the one before had in flight is due at once.
+        """
+        answer = await self._run("courier_hold", shard, name, ttl_ms, now)
+        if not answer:
+            return None
+        due, rows = answer
+        return Hold(int(due) if due else None, rows)
+
+    async def release(self, shard: int, name: str, now: int) -> None:
+        """Gives a shard up at once; what was in flight is due again. Nothing when another courier has it."""
+        await self._run("courier_release", shard, name, now)
+
+    async def rows(self, shard: int, most: int) -> list[Row]:
+        """The oldest events that are not fanned out."""
+        found = await self._store.call("XRANGE", keys.shard_key("outbox", shard), "-", "+", "COUNT", most)
+        return [_row(shard, name, fields) for name, fields in found]
+
+    async def fan(self, name: str, row: Row, body: bytes, now: int) -> bool:
+        """Makes a delivery of an event for each endpoint that wants it, due now, and removes the row.
+
+        Does nothing when it is fanned out already. False: another courier has the shard.
+        """
+        args = (row.id, row.workspace_id, row.event, row.event_id, body, now, MAX_PENDING)
+        return bool(await self._run("courier_fan", row.shard, name, *args))
+
+    async def take(
+        self, shard: int, name: str, now: int, room: int, per_endpoint: int
+    ) -> list[Flight] | None:
+        """Up to `room` deliveries that are due, those that wait longest first. None: another courier has the shard.
+
+        per_endpoint: in flight to one endpoint at once; one whose last attempt failed has 1.
+        """
+        answer = await self._run("courier_take", shard, name, now, room, per_endpoint)
+        return [flight for row in answer for flight in _flights(row)] if answer is not None else None
+
+    async def done(
+        self, shard: int, name: str, outcomes: Sequence[Outcome], now: int
+    ) -> list[Disabled] | None:
+        """Records what became of flights of this shard. None: another courier has the shard, and will deliver anew.
+
+        An outcome of what is not in flight (any more), such as of a deleted endpoint, counts for nothing.
+        """
+        args = [part for outcome in outcomes for part in outcome.arguments()]
+        answer = await self._run("courier_done", shard, name, now, *args)
+        if answer is None:
+            return None
+        return [Disabled(*(part.decode() for part in row)) for row in answer]
+
+    async def _run(self, script: str, shard: int, *args: Argument) -> Any:
+        return await self._store.run(script, keys.PREFIXES[shard], *args)
+
+
+def _row(shard: int, name: bytes, flat: Sequence[bytes]) -> Row:
+    fields = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
+    execution = fields["x"].decode() if "x" in fields else None
+    ws, event, at = (fields[part].decode() for part in ("ws", "event", "at"))
+    return Row(shard, name.decode(), ws, event, int(at), execution, fields.get("d"))
+
+
+def _flights(row: Sequence[Any]) -> list[Flight]:
+    ws, webhook, item, sealed, *due = row
+    url = orjson.loads(item)["url"]
+    return [
+        Flight(ws.decode(), webhook.decode(), event.decode(), url, sealed, attempt, body)
+        for event, attempt, body in due
+    ]

@@ -1,0 +1,160 @@
+"""Who uses a secret finds it by name, by id, or as the key of a provider; access tokens are renewed on the way."""
+
+import asyncio
+from typing import Any
+from urllib.parse import parse_qs
+
+import orjson
+import pytest
+
+from kernel.clock import ManualClock, rfc3339
+from kernel.errors import NotFound, ProviderError
+from kernel.ids import new_id
+from kernel.outbound import Egress
+from kernel.sealing import Envelope
+from kernel.storage.store import Store
+from kernel.storage.vault import VaultStore
+from kernel.vault.custody import FileKeys
+from kernel.vault.oauth import Renewal
+from kernel.vault.record import Item
+from kernel.vault.secrets import Secrets
+from tests.web import Exchange, Web, serve
+
+pytestmark = pytest.mark.anyio
+
+WS = new_id("ws")
+
+
+class Desk:
+    """Secrets over a real store, and a short way to put some in."""
+
+    def __init__(self, store: Store, clock: ManualClock, folder: Any):
+        self.store, self.clock = VaultStore(store), clock
+        self.envelope = Envelope(FileKeys(folder / "kek.json"))
+        self.slept: list[float] = []
+        renewal = Renewal(self.store, self.envelope, Egress(("127.0.0.0/8",)), clock, self.sleep)
+        self.secrets = Secrets(self.store, self.envelope, renewal, "production")
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        await asyncio.sleep(0.005)
+
+    async def put(self, name: str, value: Any, kind: str = "api_key", **more: Any) -> str:
+        credential_id, now = new_id("cred"), self.clock.now_ms()
+        facts = {
+            "tags": [],
+            "environment": None,
+            "description": None,
+            "hint": None,
+            "expires_at": None,
+        } | more
+        times = {"created_by": "user_1", "created_at": now, "updated_at": now}
+        item = Item.model_validate({"name": name, "type": kind} | facts | times)
+        sealed = await self.envelope.seal(orjson.dumps(value), WS, credential_id, "1")
+        await self.store.create(WS, credential_id, item.draft(), sealed, "")
+        return credential_id
+
+
+@pytest.fixture
+def desk(store: Store, clock: ManualClock, tmp_path: Any) -> Desk:
+    return Desk(store, clock, tmp_path)
+
+
+async def test_by_name_in_any_case_and_by_id(desk: Desk) -> None:
+    plain = await desk.put("My Key", "sk-1")
+    parts = await desk.put("db", {"user": "u", "password": "p", "port": 5}, "custom")
+    assert await desk.secrets.named(WS, "my KEY") == "sk-1"
+    assert await desk.secrets.named(WS, "db") == {"user": "u", "password": "p", "port": 5}
+    assert await desk.secrets.names(WS) == {"my key": plain, "db": parts}
+    assert await desk.secrets.fields(WS, plain) == {"value": "sk-1"}
+    assert await desk.secrets.fields(WS, parts) == {"user": "u", "password": "p"}
+    assert (await desk.secrets.key(WS, plain), await desk.secrets.key(WS, parts)) == ("sk-1", "p")
+    for missing in (new_id("cred"), "cred_1", "x"):
+        with pytest.raises(NotFound):
+            await desk.secrets.value(WS, missing)
+    with pytest.raises(NotFound):
+        await desk.secrets.named(new_id("ws"), "db")
+
+
+async def test_the_key_of_a_provider(desk: Desk) -> None:
+    """By name before tag, its environment before none, never another's."""
+    assert await desk.secrets.provider_key(WS, "openai") is None
+    await desk.put("a", "sk-staging", tags=["openai"], environment="staging")
+    assert not await desk.secrets.has_key(WS, "openai")
+    await desk.put("b", "sk-any", tags=["OpenAI"])
+    assert await desk.secrets.provider_key(WS, "openai") == "sk-any"
+    await desk.put("c", "sk-production", tags=["openai", "x"], environment="production")
+    assert await desk.secrets.provider_key(WS, "openai") == "sk-production"
+    await desk.put("OpenAI", "sk-named", environment="production")
+    assert await desk.secrets.provider_key(WS, "openai") == "sk-named"
+    assert await desk.secrets.provider_key(WS, "anthropic") is None
+
+
+class TestRenewal:
+    async def offer(self, desk: Desk, web: Web, **more: Any) -> str:
+        """A credential whose access token ends in half a minute."""
+        value = {
+            "access_token": "old",
+            "refresh_token": "r1",
+            "token_url": f"{web.url}/token",
+            "client_id": "c",
+        }
+        value |= {"expires_at": rfc3339(desk.clock.now_ms() + 30_000)} | more
+        return await desk.put("o", value, "oauth2")
+
+    async def test_once_for_all_who_ask_at_once(self, desk: Desk) -> None:
+        async def answer(exchange: Exchange) -> None:
+            await asyncio.sleep(0.02)
+            told = {"access_token": "new", "expires_in": 3600, "refresh_token": "r2"}
+            await exchange.answer(200, orjson.dumps(told))
+
+        async with serve(answer) as web:
+            credential = await self.offer(desk, web)
+            values = await asyncio.gather(*(desk.secrets.value(WS, credential) for _ in range(20)))
+            assert {value["access_token"] for value in values} == {"new"}
+            assert len(web.exchanges) == 1
+            form = parse_qs(web.exchanges[0].body.decode())
+            assert form == {"grant_type": ["refresh_token"], "refresh_token": ["r1"], "client_id": ["c"]}
+            stored = await desk.store.read(WS, credential)
+            assert stored is not None
+            assert (stored.version, Item.of(stored).expires_at) == (2, desk.clock.now_ms() + 3_600_000)
+            again = await desk.secrets.fields(WS, credential)
+            assert (again["token"], again["refresh_token"], len(web.exchanges)) == ("new", "r2", 1)
+
+    @pytest.mark.parametrize(
+        ("status", "body"), [(400, b"{}"), (200, b"[]"), (200, b'{"token": 1}'), (302, b"")]
+    )
+    async def test_one_that_fails_leaves_what_still_works(self, desk: Desk, status: int, body: bytes) -> None:
+        async def answer(exchange: Exchange) -> None:
+            await exchange.answer(status, body, "location: http://169.254.169.254/")
+
+        async with serve(answer) as web:
+            credential = await self.offer(desk, web)
+            assert (await desk.secrets.value(WS, credential))["access_token"] == "old"
+            desk.clock.advance(60_000)
+            with pytest.raises(ProviderError, match="was not renewed") as refused:
+                await desk.secrets.value(WS, credential)
+            assert "r1" not in str(refused.value)
+
+    async def test_an_address_that_may_not_be_reached(self, desk: Desk) -> None:
+        async with serve(lambda exchange: exchange.answer(200)) as web:
+            where = {"token_url": "http://169.254.169.254/token", "access_token": ""}
+            credential = await self.offer(desk, web, **where)
+            with pytest.raises(ProviderError, match="not a public one"):
+                await desk.secrets.value(WS, credential)
+
+    async def test_client_credentials(self, desk: Desk) -> None:
+        async def answer(exchange: Exchange) -> None:
+            await exchange.answer(200, b'{"access_token": "first"}')
+
+        async with serve(answer) as web:
+            value = {"token_url": f"{web.url}/token", "client_id": "c", "client_secret": "s", "scope": "a b"}
+            credential = await desk.put("o", value, "oauth2")
+            assert await desk.secrets.key(WS, credential) == "first"
+            form = parse_qs(web.exchanges[0].body.decode())
+            assert form["grant_type"] == ["client_credentials"]
+            assert form["scope"] == ["a b"]
+
+    async def test_a_token_that_nobody_can_renew_is_used_as_it_is(self, desk: Desk) -> None:
+        credential = await desk.put("o", {"access_token": "t"}, "oauth2")
+        assert await desk.secrets.key(WS, credential) == "t"
