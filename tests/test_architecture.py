@@ -176,6 +176,7 @@ UNSCOPED = {
     "QueueStore.live_runners": "runners are the installation's",
     "QueueStore.reclaim": "the supervisor's look at all shards",
     "QueueStore.show_life": "runners are the installation's",
+    "SealedStore.total": "counts all shards",
     "Tickets.issue": "by the hash of its secret; the execution is reached before",
     "Tickets.redeem": "by the hash of its secret",
     "UsageStore.workspaces": "the supervisor's walk over all workspaces",
