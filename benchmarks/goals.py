@@ -96,6 +96,12 @@ GOALS = (
         )
         for mode in ("dense", "keyword")
     ),
+    Goal(
+        "vault", "reveal/agent", "ratio", "decrypted read c=16, beside `GET /v1/agents/{id}`", "≥", 0.5, "×"
+    ),
+    Goal(
+        "vault", "rotation", "failed", "new key over 10,000 credentials while read, failed reads", "≤", 0, ""
+    ),
     Goal("idle", "platform", "pss_mb", "idle, PSS of all processes", "≤", 2000, "MB"),
     Goal("idle", "platform", "cpu_percent", "idle, of one core", "≤", 25, "%"),
     Goal("up", "warm", "ready_s", "`python -m cluster up`, warm, the first run included", "≤", 60, "s"),

@@ -58,7 +58,7 @@ class Installation:
     def up(self) -> float:
         """Seconds until ready, the first run on the local model included."""
         began = time.monotonic()
-        self._cluster("up")
+        self.command("up")
         return time.monotonic() - began
 
     def prepare(self) -> None:
@@ -72,12 +72,12 @@ class Installation:
         self.prepare()
         kept = self._connection.rename(self._connection.with_suffix(".kept"))
         try:
-            self._cluster("up")
+            self.command("up")
         finally:
             kept.replace(self._connection)
 
     def down(self) -> None:
-        self._cluster("down")
+        self.command("down")
 
     @contextmanager
     def running(self) -> Iterator["Installation"]:
@@ -89,7 +89,7 @@ class Installation:
 
     def processes(self) -> dict[int, str]:
         """Pid -> role, of everything this installation runs."""
-        status = json.loads(self._cluster("status", "--json"))
+        status = json.loads(self.command("status", "--json"))
         return {process["pid"]: process["role"] for process in status["processes"]}
 
     def footprint(self) -> Footprint:
@@ -112,7 +112,7 @@ class Installation:
     def _connection(self) -> Path:
         return self.home / "connection.json"
 
-    def _cluster(self, *command: str) -> str:
+    def command(self, *command: str) -> str:
         """Output of `python -m cluster …`. Ends the benchmark, with its words, when it refuses."""
         self.home.mkdir(parents=True, exist_ok=True)
         done = subprocess.run(

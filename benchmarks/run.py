@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import burst as bursts
-from benchmarks import executions, gets, limits, quality, results, stored
+from benchmarks import executions, gets, limits, quality, results, stored, vault
 from benchmarks import idle as idling
 from benchmarks import report as reports
 from benchmarks import streams as streaming
@@ -135,6 +135,12 @@ def quality_(context: typer.Context) -> None:
     """How well the modes of search find documents that are known to be right."""
     with Installation("quality").running() as installation:
         context.obj.keep("quality", quality.by_mode(installation, labelled()))
+
+
+@app.command("vault")
+def vault_(context: typer.Context, seconds: Seconds = 5, rounds: Rounds = 4) -> None:
+    """Decrypted reads, and a new key-encryption key while everybody reads."""
+    context.obj.keep("vault", vault.all_of_them(seconds, rounds))
 
 
 @app.command()
