@@ -5,11 +5,13 @@ Everything else in `actors/` is plain Python. What crosses the boundary are froz
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
+from functools import partial
 from typing import Any
 
 import ray
 from ray.exceptions import RayError
 
+from actors.courier import CourierHost
 from actors.errands import ErrandWorker
 from actors.ingestion import IngestionHost
 from actors.meter import MeteringHost
@@ -22,7 +24,7 @@ from kernel.errors import CodexError, ProviderError, Unavailable
 from kernel.executions.placement import Errand, Piece
 from kernel.knowledge.run import Cluster
 from kernel.models.seam import ChatRequest, Finish, TextDelta
-from kernel.storage.meter import Ask, Settled
+from kernel.storage.meter import Ask, Packed, Settled, settled
 
 NAMESPACE = "codexos"
 MODEL_WORKER = "model-worker"
@@ -30,6 +32,7 @@ SUPERVISOR = "supervisor"
 RUNNER = "runner-"
 METER = "metering-"
 INGESTION = "ingestion"
+COURIER = "courier-"
 
 FOREVER: dict[str, Any] = {
     "namespace": NAMESPACE,
@@ -48,10 +51,14 @@ def connect() -> None:
         ray.init(address="auto", namespace=NAMESPACE, log_to_driver=False, configure_logging=False)
 
 
-def start(meters: int) -> None:
-    """Starts meters, supervisor and with it the runners, and ingestion. Returns when a runner is ready for work."""
+def start(meters: int, couriers: int) -> None:
+    """Starts meters, couriers, supervisor and with it the runners, and ingestion. Returns when a runner is ready for
+    work."""
     connect()
     started = [_start(MeteringHost, f"{METER}{lane}") for lane in range(meters)]
+    started += [
+        _start(CourierHost, f"{COURIER}{number}", f"{COURIER}{number}", number) for number in range(couriers)
+    ]
     started.append(_start(SupervisorHost, SUPERVISOR, RayFleet()))
     started.append(_start(IngestionHost, INGESTION, INGESTION, ray_cluster))
     ray.get([actor.ready.remote() for actor in started])
@@ -115,14 +122,17 @@ class RemoteMeter:
         self._actors: dict[int, Any] = {}
 
     async def settle(self, lane: int, asks: Sequence[Ask]) -> Sequence[Settled]:
+        return await settled(asks, partial(self._settle, lane))
+
+    async def _settle(self, lane: int, steps: Sequence[Packed]) -> Sequence[bytes]:
         if lane not in self._actors:
             self._actors[lane] = await _asked(ray.get_actor, f"{METER}{lane}", NAMESPACE)
         try:
-            settled: Sequence[Settled] = await _answer(self._actors[lane].settle.remote(asks))
+            answers: Sequence[bytes] = await _answer(self._actors[lane].settle.remote(steps))
         except Unavailable:
             self._actors.pop(lane, None)  # another may have been started under its name
             raise
-        return settled
+        return answers
 
 
 class RemoteModel:

@@ -4,7 +4,7 @@ replicas, a batch at a time. It holds no truth: killed, it starts again and the 
 from collections.abc import Sequence
 
 from configs.settings import Settings
-from kernel.storage.meter import Ask, MeterStore, Settled
+from kernel.storage.meter import MeterStore, Packed
 from kernel.storage.store import Store
 
 
@@ -14,9 +14,9 @@ class MeteringHost:
     async def __init__(self) -> None:  # type: ignore[misc]  # Ray awaits it
         self._meter = MeterStore(Store(Settings().store.url, "metering"))
 
-    async def settle(self, asks: Sequence[Ask]) -> list[Settled]:
-        """Raises Unavailable while the store is away."""
-        return await self._meter.settle(0, asks)
+    async def settle(self, steps: Sequence[Packed]) -> list[bytes]:
+        """Asks and answers stay packed. Raises Unavailable while the store is away."""
+        return await self._meter.settle_packed(steps)
 
     async def ready(self) -> None:
         """Answers once it runs."""

@@ -28,7 +28,7 @@ def main(gcs_port: int) -> None:
         f"{LOOPBACK}:{gcs_port}", namespace=NAMESPACE, logging_level=logging.WARNING, log_to_driver=False
     )
     say("cluster", _size())
-    directory.start(settings.metering.actors)
+    directory.start(settings.metering.actors, settings.webhooks.couriers)
     serve.start(
         http_options=HTTPOptions(host=settings.api.host, port=settings.port),
         logging_config=LoggingConfig(log_level="WARNING", enable_access_log=False),

@@ -98,6 +98,11 @@ class Ingestion(Topic):
         description="where the repositories of a host are, by host, as JSON; by default at that host over https",
     )
     s3_endpoint: str = Field("", description="S3 endpoint for s3:// sources; empty is Amazon's")
+    s3_environment: bool = Field(
+        False,
+        description="s3:// sources without a credential are read with the AWS keys of this machine's environment: "
+        "every workspace can then read what these can",
+    )
 
 
 class Vault(Topic):

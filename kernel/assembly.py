@@ -1,7 +1,7 @@
 """The one place that wires the kernel's parts together."""
 
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -39,7 +39,7 @@ from kernel.metering.budgets import Budgets
 from kernel.metering.ledger import Ledger
 from kernel.metering.plans import Plans
 from kernel.metering.reconcile import Reconciler
-from kernel.metering.sampler import Sampler, Weigher, objects_of
+from kernel.metering.sampler import Sampler, VectorWeigher, objects_of
 from kernel.metering.tariff import Tariff
 from kernel.metering.usage import Usage
 from kernel.models.catalog import Catalog
@@ -54,6 +54,7 @@ from kernel.storage.archive import Archive
 from kernel.storage.audit import AuditStore
 from kernel.storage.budgets import BudgetStore
 from kernel.storage.calls import Calls
+from kernel.storage.embedded import EmbeddedStore
 from kernel.storage.embeddings import Shelf
 from kernel.storage.executions import ExecutionStore
 from kernel.storage.idempotency import Idempotency
@@ -62,6 +63,7 @@ from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.meter import MeterStore
 from kernel.storage.migrations import migrate
 from kernel.storage.objects import ObjectStore
+from kernel.storage.outbox import OutboxStore
 from kernel.storage.queue import QueueStore
 from kernel.storage.room import Room
 from kernel.storage.sealed import SealedStore
@@ -80,7 +82,10 @@ from kernel.vault.secrets import Secrets
 from kernel.vault.tokens import VaultTokens
 from kernel.vault.trail import VaultTrail
 from kernel.vault.vault import Vault
+from kernel.webhooks.courier import Courier
+from kernel.webhooks.delivery import Sender
 from kernel.webhooks.events import Bodies
+from kernel.webhooks.signing import Signer
 from kernel.webhooks.webhooks import Webhooks
 
 if TYPE_CHECKING:
@@ -195,7 +200,7 @@ class Kernel:
             KnowledgeStore(store), VectorStore(settings.vectors.url), models, objects, clock
         )
         embedder = partial(_embedder, models, secrets, store)
-        search = Search(collections, embedder, models)
+        search = Search(collections, embedder, models, EmbeddedStore(store, clock))
         node_types = registry(models, ground.egress, ground.sandbox, search)
         judge = Judge(node_types, models, secrets.names)
         agents = Agents(store, clock, judge)
@@ -203,6 +208,7 @@ class Kernel:
         lookup = Lookup(execution_store, archive)
         plans, tariff = Plans(settings.metering.plans, clock), Tariff.load(settings.metering.prices)
         access = Access(store, ground.subscriptions, clock, ground.pepper, plans)
+        webhooks = _webhooks(ground, access)
         return cls(
             settings=settings,
             clock=clock,
@@ -221,9 +227,9 @@ class Kernel:
             access=access,
             envelope=ground.envelope,
             vault=_vault(ground, access),
-            webhooks=_webhooks(ground, access),
+            webhooks=webhooks,
             agents=agents,
-            executions=_executions(ground, execution_store, lookup, archive, agents, judge, plans),
+            executions=_executions(ground, execution_store, lookup, archive, agents, judge, plans, webhooks),
             idempotency=Idempotency(store, clock, ground.pepper),
             tickets=Tickets(store),
             archivist=Archivist(execution_store, archive, clock, settings.retention),
@@ -240,6 +246,13 @@ class Kernel:
     def bodies(self) -> Bodies:
         """What a courier sends."""
         return Bodies(partial(_known_execution, self.executions))
+
+    def courier(self, name: str, shards: Iterable[int]) -> Courier:
+        """name: new with each life of it."""
+        mine, signer = self.settings.webhooks, Signer(self.envelope, self.clock)
+        sender = Sender(self.egress, signer, self.clock, mine.timeout_s)
+        parts = (OutboxStore(self.store), self.bodies(), sender, self.clock)
+        return Courier(name, *parts, shards, mine.in_flight, mine.per_endpoint)
 
     def rotation(self) -> Rotation:
         """Of the key-encryption keys."""
@@ -302,6 +315,7 @@ def _executions(
     agents: Agents,
     judge: Judge,
     plans: Plans,
+    webhooks: Webhooks,
 ) -> Executions:
     return Executions(
         store=store,
@@ -314,18 +328,19 @@ def _executions(
         plans=plans,
         judge=judge,
         room=ground.room,
+        webhooks=webhooks,
     )
 
 
 def _books(
-    ground: Ground, executions: ExecutionStore, archive: Archive, tariff: Tariff, vectors: Weigher
+    ground: Ground, executions: ExecutionStore, archive: Archive, tariff: Tariff, vectors: VectorWeigher
 ) -> Books:
     files, settings = UsageFiles(ground.objects), ground.settings.metering
     usage = UsageStore(ground.store, files)
     return Books(
         usage=Usage(usage, tariff),
         ledger=Ledger(usage, files, ground.clock, settings),
-        sampler=Sampler(usage, (usage.weigh, objects_of(ground.objects), vectors), ground.clock),
+        sampler=Sampler(usage, (usage.weigh, objects_of(ground.objects)), vectors, ground.clock),
         reconciler=Reconciler(usage, executions, archive, ground.clock),
     )
 
@@ -361,6 +376,7 @@ def _ingestion(
             parsers=Parsers(settings),
             cut=cut,
             embedder=embedder,
+            cost=models.cost,
             vectors=collections.vectors,
             manifest=jobs,
             stale=collections.store,

@@ -9,7 +9,7 @@
      ├─ Conflict                 409  stale ETag, idempotency mismatch, illegal state change
      ├─ PayloadTooLarge          413
      ├─ UnsupportedMediaType     415
-     ├─ RateLimitError           429  `details.limit` is requests | concurrent | tokens | budget | vault
+     ├─ RateLimitError           429  `details.limit`: requests concurrent tokens ingest jobs budget vault
      ├─ InternalError            500  a bug
      ├─ Unavailable              503  a dependency is down, full or starting
      └─ NodeError                     a node of an execution failed (never an HTTP answer by itself)

@@ -35,7 +35,9 @@ from codexos import Client
 
 os.environ.setdefault("CODEXOS_HOME", "../.codexos")
 FOLDER = Path(os.environ.get("NOTEBOOK_FOLDER", "../kernel"))
-S3_PREFIX = os.environ.get("NOTEBOOK_S3_PREFIX", "")  # such as s3://bucket/handbook/
+# Such as s3://bucket/handbook/. It is read with the AWS keys of the platform's machine, which its operator opens to all
+# workspaces with CODEXOS_INGESTION__S3_ENVIRONMENT=true; else add the `credential_id` of one in the vault below.
+S3_PREFIX = os.environ.get("NOTEBOOK_S3_PREFIX", "")
 NAME = os.environ.get("NOTEBOOK_COLLECTION", "bulk-ingestion")
 TEXT = {".md", ".txt", ".rst", ".py", ".lua", ".yaml", ".toml", ".js", ".ts", ".go", ".rb"}
 
@@ -115,7 +117,9 @@ if len(others):
     uploads = {
         collection.upload_file(path).id: path.relative_to(FOLDER).as_posix() for path in others["path"]
     }
-    jobs["uploads"] = collection.ingest([{"type": "file", "location": name} for name in uploads])
+    jobs["uploads"] = collection.ingest(
+        [{"type": "file", "location": upload, "name": name} for upload, name in uploads.items()]
+    )
 if S3_PREFIX:
     jobs["s3"] = collection.ingest([{"type": "file", "location": S3_PREFIX, "source_type": "s3"}])
 
@@ -150,7 +154,7 @@ plt.show()
 
 # %%
 failed = [
-    {"job": name, "file": uploads.get(document.location, document.location), "reason": document.reason}
+    {"job": name, "file": document.location, "reason": document.reason}
     for name, job in jobs.items()
     for document in job.documents(status="failed")
 ]

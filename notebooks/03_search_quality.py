@@ -42,6 +42,9 @@
 # | nDCG@10 | mean of `1 / log2(1 + r)`: the ideal is 1, for there is one right document |
 #
 # The bars show the 95 % interval of the mean, by the bootstrap over questions.
+#
+# The platform's own weights were chosen with other questions, half of which were held out: `python -m benchmarks.run
+# quality`, described in `benchmarks/README.md`.
 
 # %%
 import inspect

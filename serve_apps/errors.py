@@ -28,6 +28,8 @@ from kernel.errors import (
 
 log = structlog.get_logger()
 
+KEY = "[key]"
+"""How pydantic marks that the name of a field is wrong, and not what it holds."""
 REASONS = {
     "missing": "Required",
     "extra_forbidden": "Unknown field",
@@ -123,9 +125,12 @@ def reason(error: Mapping[str, Any]) -> str:
 def field_path(location: Sequence[str | int], body: Any) -> str:
     """`("body", "flow", "nodes", 0, "id")` → `flow.nodes[0].id`.
 
-    Names of union members, which pydantic puts between, are left out: walking the body, they lead nowhere.
+    Names of union members, which pydantic puts between, are left out: walking the body, they lead nowhere. So is its
+    mark for the name of a field that is wrong as such.
     """
     where, *parts = location
+    if parts[-1:] == [KEY]:
+        parts.pop()
     if where != "body":
         return str(parts[0]) if parts else str(where)
     path, here = "", body

@@ -40,7 +40,8 @@ ERRORS: dict[type[CodexError], str] = {
     PayloadTooLarge: "The body is too large.",
     UnsupportedMediaType: "The body is not application/json.",
     ValidationError: "Something in path, query or body is wrong; `details.errors` lists all of it.",
-    RateLimitError: "A limit was reached; `details.limit` says which.",
+    RateLimitError: "A limit was reached; `details.limit` says which: `requests`, `concurrent` (executions), `tokens` "
+    "or `ingest` (of the day), `jobs` (of ingestion, at once), `budget`, or `vault` (wrong tokens).",
     InternalError: "A bug on our side; it is logged under the request id.",
     Unavailable: "The store is away, full or starting; try again after `Retry-After` seconds.",
 }

@@ -38,7 +38,12 @@ class DocumentShape(BaseModel):
     model_config = OPEN
 
     id: str = Field(description="always the same for the same location", examples=[DOCUMENT])
-    location: str = Field(examples=["https://docs.example.com/auth"])
+    location: str = Field(
+        description="what it is known by; of an upload the file's name", examples=["https://docs.example.com/auth"]
+    )
+    source_location: str = Field(
+        description="the same; of an upload its id", examples=["https://docs.example.com/auth"]
+    )
     title: str = Field(examples=["Authentication"])
     source_type: str = Field(examples=["documentation"])
     version: str = Field(description="another one each time it is taken in", examples=["9f86d081884c7d65"])

@@ -404,10 +404,16 @@ class UsageCounts(BaseModel):
     late_executions: int | None = Field(
         description="that ended in an earlier hour, which was closed already", examples=[0]
     )
+    embedding_tokens: int | None = Field(
+        description="that models of providers embedded for documents and for searches over the API; beside `tokens`, "
+        "which are of executions",
+        examples=[48210],
+    )
+    unpriced_embeddings: int | None = Field(description="calls for them whose cost is not known", examples=[0])
 
 
 class UsageBreakdown(BaseModel):
-    compute: Usd = Field(description="models and machines; null when no cost is known", examples=[123.45])
+    compute: Usd = Field(description="models, embeddings and machines; null when no cost is known", examples=[123.45])
     storage: float = Field(examples=[12.34])
     api: float = Field(examples=[98.77])
 

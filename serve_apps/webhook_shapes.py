@@ -14,7 +14,7 @@ JOB = "job_01JZ8XJ4T2QK5V9W3M7N6P1R8S"
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 ERROR_WORDS = (
     "`blocked_address`, `timed_out`, `connection_failed`, `tls_failed`, `redirected`, `status`, or, of what was never "
-    "sent, `queue_full` or `expired`"
+    "sent, `queue_full`, `expired` or `internal`"
 )
 
 
@@ -51,6 +51,13 @@ class WebhookShape(BaseModel):
 
 class NewWebhook(WebhookShape):
     secret: str = Field(description="shown once", examples=[SECRET])
+
+
+class SigningSecret(BaseModel):
+    model_config = OPEN
+
+    secret: str = Field(examples=[SECRET])
+    secret_rotated_at: Time | None
 
 
 class WebhookPage(PageShape):

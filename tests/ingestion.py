@@ -24,6 +24,7 @@ from kernel.knowledge.contract import (
 from kernel.knowledge.listing import Listing, Walk
 from kernel.knowledge.run import Cluster, Run
 from kernel.knowledge.work import Block, Listed, Order, Place, Tools
+from kernel.models.seam import Tokens
 from kernel.storage import keys
 from kernel.storage.jobs import Claim, JobStore, Lease, NewJob, Room
 from kernel.storage.knowledge import KnowledgeStore
@@ -93,9 +94,13 @@ class Words:
     embedded: list[str] = field(default_factory=list)
     before: Callable[[], None] = lambda: None
 
-    async def embed(self, texts: Sequence[str]) -> list[list[float]]:
+    async def embed(
+        self, texts: Sequence[str], used: Callable[[Tokens], None] | None = None
+    ) -> list[list[float]]:
         self.before()
         self.embedded += texts
+        if used:
+            used(Tokens(10 * len(texts)))
         return [[float(len(text)), 1.0] for text in texts]
 
 
@@ -139,6 +144,8 @@ class Bench:
     settings: Ingestion = field(default_factory=Ingestion)
     vectors: Memory = field(default_factory=Memory)
     words: Words = field(default_factory=Words)
+    price: float | None = 0.0
+    """USD of a token."""
 
     def __post_init__(self) -> None:
         self.jobs = JobStore(self.store)
@@ -146,6 +153,7 @@ class Bench:
             Plain(),
             cut,
             self._embedder,
+            lambda model, tokens: self.price and self.price * tokens.input,
             self.vectors,
             self.jobs,
             KnowledgeStore(self.store),

@@ -16,6 +16,7 @@ from kernel.knowledge.record import CollectionCreate, CollectionRecord
 from kernel.knowledge.search import Found, Search, SearchOrder
 from kernel.models.seam import Tokens
 from kernel.storage import keys
+from kernel.storage.embedded import EmbeddedStore
 from kernel.storage.jobs import JobStore, Lease, NewJob, Room, Settled
 from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.objects import ObjectStore
@@ -57,6 +58,10 @@ class Models:
     def check_rerank(self, model_id: str) -> str | None:
         return None if model_id == "longest" else f"Model '{model_id}' is not a rerank model"
 
+    def cost(self, model_id: str, tokens: Tokens) -> float | None:
+        """USD: `words` is 2 for a million tokens, of `other` it is not known."""
+        return tokens.input * 2e-6 if model_id == "words" else None
+
     async def rerank(self, model_id: str, query: str, texts: Sequence[str]) -> list[float]:
         return [len(text) / 1000 for text in texts]
 
@@ -84,7 +89,7 @@ class Library:
         self.jobs, self.objects = JobStore(store), ObjectStore(folder)
         self.collections = Collections(KnowledgeStore(store), vectors, Models(), self.objects, clock)
         self.embedded: list[str] = []
-        self.search = Search(self.collections, self._embedder, Models())
+        self.search = self._over(self.collections)
 
     async def make(self, name: str = "docs", ws: str = WS, **more: Any) -> CollectionRecord:
         return await self.collections.create(ws, CollectionCreate(name=name, **more))
@@ -149,7 +154,7 @@ class Library:
     async def find(self, record: CollectionRecord, query: str = "cat", **more: Any) -> Found:
         """In the collection as it is now."""
         fresh = await self.collections.get(WS, record.id)
-        return await self.search.search(WS, [fresh], SearchOrder(query=query, **more))
+        return await self.search.answer(WS, "key_1", [fresh], SearchOrder(query=query, **more))
 
     async def texts(self, record: CollectionRecord, query: str = "cat", **more: Any) -> list[str]:
         return [one.hit.text for one in (await self.find(record, query, **more)).results]
@@ -157,7 +162,10 @@ class Library:
     def over(self, vectors: VectorStore) -> Search:
         """Search in the same collections, in another vector store."""
         collections = Collections(self.collections.store, vectors, Models(), self.objects, self.clock)
-        return Search(collections, self._embedder, Models())
+        return self._over(collections)
+
+    def _over(self, collections: Collections) -> Search:
+        return Search(collections, self._embedder, Models(), EmbeddedStore(self.store, self.clock))
 
     async def _embedder(self, ws: str, model: str) -> Words:
         self.embedded.append(model)

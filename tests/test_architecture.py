@@ -28,6 +28,7 @@ EDGES = {
     "kernel/executions/discretion.py",  # the runner's nodes
     "kernel/knowledge/reading.py",  # ingestion's documents
     "actors/ingestion.py",  # ingestion's jobs
+    "kernel/webhooks/courier.py",  # the courier
 }
 """Where anything at all may be caught, and is written down."""
 

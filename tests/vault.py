@@ -11,6 +11,7 @@ from kernel.clock import ManualClock
 from kernel.outbound import Egress
 from kernel.paging import PageQuery
 from kernel.sealing import Envelope
+from kernel.storage import keys
 from kernel.storage.store import Store
 from kernel.storage.vault import VaultStore
 from kernel.vault.custody import FileKeys
@@ -27,7 +28,7 @@ class Safe:
     """A workspace's vault, and the member who works with it."""
 
     def __init__(self, store: Store, clock: ManualClock, access: Access, who: Principal, folder: Path):
-        self.store, self.clock = VaultStore(store), clock
+        self._redis, self.store, self.clock = store, VaultStore(store), clock
         trail = VaultTrail(self.store, access.trail)
         self.envelope = Envelope(FileKeys(folder / "secrets" / "kek.json"))
         tokens = VaultTokens(self.store, trail, clock, PEPPER)
@@ -54,9 +55,10 @@ class Safe:
         return (await self.vault.reveal(Act(who), credential_id, tokens))["value"]
 
     async def entries(self, **wanted: Any) -> list[dict[str, Any]]:
-        """Of the audit log, oldest first."""
+        """Of the audit log, as they were written."""
         page = await self.vault.trail.list(self.act, VaultFilter(**wanted), PageQuery(1, 100))
-        return page.items[::-1]
+        order = await self._redis.call("LRANGE", keys.key("audit_order", self.ws), 0, -1)
+        return sorted(page.items, key=lambda entry: order.index(entry["id"].encode()))
 
     async def tries(self) -> list[tuple[str, str | None]]:
         """Outcome and reason of every try to read."""

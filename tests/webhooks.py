@@ -70,6 +70,11 @@ class Post:
         row = ("*", "ws", ws, "event", event, "at", self.now, "d", "{}")
         await self.store.together(*[("XADD", keys.shard_key("outbox", SHARD), *row)] * count)
 
+    async def end_of(self, execution_id: str, url: str = "https://own.example.com") -> None:
+        """The row of an execution with a URL of its own."""
+        row = ("ws", WS, "event", "execution.completed", "at", self.now, "x", execution_id, "u", url)
+        await self.store.call("XADD", keys.shard_key("outbox", SHARD), "*", *row)
+
     async def fan(self, name: str = "c1") -> list[str]:
         """The event ids of what was in the outbox."""
         rows = await self.outbox.rows(SHARD, 100_000)

@@ -25,6 +25,7 @@ from kernel.storage.executions import AgentChanged, Creation, ExecutionStore, St
 from kernel.storage.following import StreamEvent
 from kernel.storage.objects import ObjectStore
 from kernel.storage.room import Room
+from kernel.webhooks.webhooks import Webhooks
 
 MAX_INPUT = 1_000_000
 
@@ -41,6 +42,7 @@ class Executions:
     plans: Plans
     judge: Callable[[str, Flow], Awaitable[Judgement]]
     room: Room
+    webhooks: Webhooks
 
     async def start(
         self, who: Principal, agent_id: str, order: Order, *, wait: bool = False, idempotency_record: str = ""
@@ -196,6 +198,9 @@ class Executions:
         text = spec.model_dump_json().encode()
         if len(text) > MAX_INPUT and len(orjson.dumps(spec.input)) > MAX_INPUT:
             raise PayloadTooLarge("The input is larger than 1 MB", {"field": "input", "max_bytes": MAX_INPUT})
+        hook = spec.options.webhook_url
+        if hook is not None:
+            await self.webhooks.check_hook(who.workspace_id, hook)
         started = ExecutionStarted(
             timestamp=rfc3339(now), data={"agent_id": spec.agent_id, "agent_version": spec.agent_version}
         )
@@ -217,6 +222,7 @@ class Executions:
                     tokens_per_day=plan.tokens_per_day,
                     reply_to=self.watch.address if wait else "",
                     idempotency_record=idempotency_record,
+                    hook=hook or "",
                     labels=tuple(f"{name}={value}" for name, value in spec.options.labels.items()),
                     journal=journal,
                 )

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kernel.shape import Shape, at_most
+from kernel.webhooks.record import Url
 
 Status = Literal["running", "completed", "failed", "cancelled", "timed_out"]
 Phase = Literal["queued", "executing", "waiting_input", "cancelling"]
@@ -27,6 +28,9 @@ class Options(Shape):
         None,
         pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$",
         description="the agent's version; by default the current one",
+    )
+    webhook_url: Url | None = Field(
+        None, description="told of the end, beside the workspace's webhooks; signed with its signing secret"
     )
     labels: Annotated[dict[LabelKey, LabelValue], at_most(50)] = Field(default_factory=dict)
 

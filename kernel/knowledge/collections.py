@@ -188,16 +188,16 @@ class Collections:
             },
         }
 
-    async def weigh(self, ws: str) -> int:
-        """Bytes that the vectors of a workspace and their texts take, by the manifests."""
-        total, query, more = 0, PageQuery(limit=WEIGHED_AT_ONCE), True
+    async def weigh(self, ws: str) -> dict[str, int]:
+        """Bytes that the vectors of each collection and their texts take, by the manifests; by its id."""
+        weights, query, more = dict[str, int](), PageQuery(limit=WEIGHED_AT_ONCE), True
         while more:
             _, rows = await self.store.page(ws, None, query)
             records = [CollectionRecord.of(row) for row in rows[: query.limit]]
-            total += sum(map(self._weight, records))
+            weights |= {record.id: self._weight(record) for record in records}
             more = len(rows) > query.limit
             query = PageQuery(limit=query.limit, before=records[-1].id if records else None)
-        return total
+        return weights
 
     def _weight(self, record: CollectionRecord) -> int:
         """Of a model that is not there any more, the texts alone."""

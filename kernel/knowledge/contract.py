@@ -11,7 +11,7 @@ CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 @dataclass(frozen=True, slots=True)
 class Found:
     """A document that a source lists. `location` names it for good: a URL, `owner/repo@branch:path`, `s3://…`, a
-    caller's name for a text. `version` changes with the content when the source can tell without fetching it;
+    caller's name for a text, a file's own name for an upload. origin: what the order called the latter. `version` changes with the content when the source can tell without fetching it;
     None when it cannot. `handle` is what `fetch` needs, plain JSON. size: bytes, None when unknown."""
 
     location: str
@@ -21,6 +21,7 @@ class Found:
     size: int | None = None
     handle: dict[str, Any] = field(default_factory=dict)
     metadata: dict[str, Any] = field(default_factory=dict)
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from kernel.clock import Clock
 from kernel.errors import Conflict, NotFound, Problem, ValidationError
 from kernel.ids import is_id, new_id
 from kernel.knowledge.job_view import FIELDS, is_terminal, shown, shown_document
-from kernel.knowledge.sources import SourceEntry, Surroundings, refusal
+from kernel.knowledge.sources import SourceEntry, Surroundings, lack, refusal
 from kernel.knowledge.sources.shapes import FileSource, TextSource, UrlSource
 from kernel.knowledge.spec import MOST_KEPT, Spec, Specs, folder
 from kernel.knowledge.written import WrittenDocument, WrittenEntry, in_lines
@@ -184,14 +184,13 @@ class Jobs:
         return "small" if fits and size <= self.settings.inline_mb * 1_000_000 else "large"
 
     async def _check(self, around: Surroundings, sources: Sequence[SourceEntry]) -> None:
-        """Raises ValidationError for all entries whose location may not be read, or is not there."""
-        problems = []
+        """Raises ValidationError for all entries that may not be read, are not there, or stand for one document."""
+        problems, names = [], set[str]()
         for number, entry in enumerate(sources):
-            reason = refusal(entry, around)
-            if reason is None and isinstance(entry, FileSource) and entry.location.startswith("upload_"):
-                reason = await _missing(around, entry.location)
-            if reason is not None:
-                problems.append(Problem(f"sources[{number}].location", reason))
+            found = [("location", refusal(entry, around))]
+            if isinstance(entry, FileSource):
+                found += await _file_problems(entry, around, names)
+            problems += [Problem(f"sources[{number}].{field}", reason) for field, reason in found if reason]
         if problems:
             raise ValidationError.of("Invalid sources", problems)
 
@@ -234,13 +233,22 @@ def _credentials(spec: Spec) -> dict[str, str]:
 def _is_one(entry: SourceEntry) -> bool:
     """Whether a source has just one document."""
     if isinstance(entry, FileSource):
-        return entry.location.startswith("upload_")
+        return entry.is_upload
     return isinstance(entry, TextSource) or (isinstance(entry, UrlSource) and entry.crawl is None)
 
 
-async def _missing(around: Surroundings, upload_id: str) -> str | None:
+async def _file_problems(
+    entry: FileSource, around: Surroundings, names: set[str]
+) -> list[tuple[str, str | None]]:
+    """What is wrong, by field. names: of the uploads before; that of this one is added."""
+    if not entry.is_upload:
+        misnamed = "Only an upload can be given a name" if entry.name else None
+        return [("credential_id", lack(entry, around)), ("name", misnamed)]
     try:
-        await around.uploads(upload_id)
+        name = entry.name or (await around.uploads(entry.location)).name
     except NotFound:
-        return f"There is no upload '{upload_id}'"
-    return None
+        return [("location", f"There is no upload '{entry.location}'")]
+    taken = name in names
+    names.add(name)
+    reason = f"Another file of this order is called '{name}' too: give one of them another `name`"
+    return [("name", reason if taken else None)]

@@ -131,7 +131,8 @@ class _Batch:
             rows.append(Settled(one.document_id, "skipped", one.note) if one.document_id in seen else one)
             seen.add(one.document_id)
         live = self._order.place.live
-        return await self._tools.manifest.commit(self._order.lease, self._block.number, now, live, rows)
+        embedded = self._writer.embedded
+        return await self._tools.manifest.commit(self._order.lease, self._block.number, now, live, rows, embedded)
 
     def _id(self, listed: Listed) -> str:
         return document_id(self._order.lease.collection_id, listed.found.location)

@@ -131,6 +131,7 @@ class Reader:
             "source_type": found.source_type,
             "metadata": found.metadata,
             "source": self.order.keys[listed.source],
+            "origin": found.origin,
             "source_version": found.version,
         }
 

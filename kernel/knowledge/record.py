@@ -170,6 +170,7 @@ def shown_document(document_id: str, entry: dict[str, Any]) -> dict[str, Any]:
     return {
         "id": document_id,
         "location": entry["location"],
+        "source_location": entry.get("origin") or entry["location"],
         "title": entry["title"],
         "source_type": entry["source_type"],
         "version": entry["version"],

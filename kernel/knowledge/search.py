@@ -11,7 +11,7 @@ Of several collections: how far up it stands in its own.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 from pydantic import AfterValidator, Field, StrictBool
@@ -25,6 +25,7 @@ from kernel.knowledge.record import CollectionRecord
 from kernel.models.seam import Tokens
 from kernel.shape import Shape
 from kernel.storage.chunks import Capabilities, Hit, Query, VectorsMissing
+from kernel.storage.embedded import Embedded
 from kernel.text import clean_text
 
 if TYPE_CHECKING:
@@ -75,6 +76,10 @@ class RerankModels(Protocol):
         """How well each text fits, 1 at most; below 0 is not at all."""
         ...
 
+    def cost(self, model_id: str, tokens: Tokens) -> float | None:
+        """USD; None when the price is not known."""
+        ...
+
     @property
     def default_rerank(self) -> str: ...
 
@@ -87,6 +92,27 @@ class Bill(Protocol):
         ...
 
     def used(self, model: str, tokens: Tokens) -> None: ...
+
+
+class Account(Protocol):
+    """As `kernel.storage.embedded.EmbeddedStore` has it."""
+
+    async def add(self, workspace_id: str, key_id: str, embedded: Sequence[Embedded]) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Tab:
+    """The bill of a search over the API: written when it is answered. of: the collection of a model, '' several."""
+
+    models: RerankModels
+    of: Mapping[str, str]
+    embedded: list[Embedded] = field(default_factory=list)
+
+    def admit(self, model: str, text: str) -> None: ...
+
+    def used(self, model: str, tokens: Tokens) -> None:
+        cost = self.models.cost(model, tokens)
+        self.embedded.append(Embedded(model, tokens.input, cost, self.of[model]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +146,30 @@ class Search:
         collections: Collections,
         embedder: "Callable[[str, str], Awaitable[Embedder]]",
         models: RerankModels,
+        account: Account,
     ):
-        """embedder: by workspace and model."""
+        """embedder: by workspace and model. account: what callers of the API used is counted there."""
         self._collections, self._vectors = collections, collections.vectors
-        self._embedder, self._models = embedder, models
+        self._embedder, self._models, self._account = embedder, models, account
+
+    async def answer(
+        self, ws: str, key_id: str, records: Sequence[CollectionRecord], order: SearchOrder
+    ) -> Found:
+        """For a caller of the API, whose key it is counted under. Raises ValidationError, ProviderError, Unavailable."""
+        of: dict[str, str] = {}
+        for record in records:
+            if record.stored.documents:
+                model = record.item.embedding_model
+                of[model] = "" if model in of else record.id
+        tab = _Tab(self._models, of)
+        found = await self.search(ws, records, order, tab)
+        await self._account.add(ws, key_id, tab.embedded)
+        return found
 
     async def search(
-        self, ws: str, records: Sequence[CollectionRecord], order: SearchOrder, bill: Bill | None = None
+        self, ws: str, records: Sequence[CollectionRecord], order: SearchOrder, bill: Bill
     ) -> Found:
-        """Raises ValidationError, ProviderError, Unavailable."""
+        """Raises ValidationError, ProviderError, Unavailable, and what the bill raises."""
         began = time.perf_counter()
         wanted = filters.read(order.filters or {})
         reranker = self._reranker(order)
@@ -167,7 +208,7 @@ class Search:
         records: Sequence[CollectionRecord],
         order: SearchOrder,
         wanted: filters.Filter,
-        bill: Bill | None,
+        bill: Bill,
     ) -> _Ask:
         server = await self._vectors.capabilities()
         if order.mode == "keyword" and not server.keyword:
@@ -178,13 +219,10 @@ class Search:
         count = max(order.top_k, RERANKED) if order.rerank else order.top_k
         return _Ask(order.query, wanted, mode, count, vectors, server)
 
-    async def _embedded(self, ws: str, model: str, query: str, bill: Bill | None) -> list[float]:
+    async def _embedded(self, ws: str, model: str, query: str, bill: Bill) -> list[float]:
         embedder = await self._embedder(ws, model)
-        if bill is None:
-            rows = await embedder.embed([query])
-        else:
-            bill.admit(model, query)
-            rows = await embedder.embed([query], lambda tokens: bill.used(model, tokens))
+        bill.admit(model, query)
+        rows = await embedder.embed([query], lambda tokens: bill.used(model, tokens))
         vector: list[float] = rows[0].tolist()
         return vector
 

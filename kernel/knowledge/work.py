@@ -9,6 +9,8 @@ import orjson
 from configs.settings import Ingestion
 from kernel.clock import Clock
 from kernel.knowledge.contract import Chunk, Fetched, Found, Part, Row, Source
+from kernel.models.seam import Tokens
+from kernel.storage.embedded import Embedded
 from kernel.storage.jobs import Lease, Settled
 
 Version = tuple[str, str]
@@ -28,8 +30,8 @@ class Cut(Protocol):
 
 
 class Embedding(Protocol):
-    async def embed(self, texts: Sequence[str]) -> Any:
-        """A float32 array (texts, dimension) of vectors of unit length."""
+    async def embed(self, texts: Sequence[str], used: Callable[[Tokens], None] | None = None) -> Any:
+        """A float32 array (texts, dimension) of vectors of unit length. used: told of the tokens of each call."""
         ...
 
 
@@ -57,7 +59,13 @@ class Manifest(Protocol):
     ) -> dict[str, bytes]: ...
 
     async def commit(
-        self, lease: Lease, block: int, now_ms: int, live: str, settled: Sequence[Settled]
+        self,
+        lease: Lease,
+        block: int,
+        now_ms: int,
+        live: str,
+        settled: Sequence[Settled],
+        embedded: Sequence[Embedded],
     ) -> list[str]: ...
 
     async def check(self, lease: Lease) -> None: ...
@@ -65,11 +73,15 @@ class Manifest(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Tools:
-    """One for a process. embedder: by workspace and model; it and `vectors` try again what may succeed later."""
+    """One for a process. embedder: by workspace and model; it and `vectors` try again what may succeed later.
+
+    cost: in USD, of tokens of a model; None when its price is not known.
+    """
 
     parsers: Parsing
     cut: Cut
     embedder: Callable[[str, str], Awaitable[Embedding]]
+    cost: Callable[[str, Tokens], float | None]
     vectors: Vectors
     manifest: Manifest
     stale: Stale

@@ -11,7 +11,9 @@ from kernel.errors import CodexError
 from kernel.knowledge.contract import Chunk, Row, chunk_id
 from kernel.knowledge.reading import Ready, failed
 from kernel.knowledge.work import Order, Tools, Version
+from kernel.models.seam import Tokens
 from kernel.storage.chunks import VectorsMissing, VectorsRefused
+from kernel.storage.embedded import Embedded
 from kernel.storage.jobs import Settled, VectorsMoved
 
 log = structlog.get_logger()
@@ -23,11 +25,12 @@ STALE_AT_ONCE = 1_000
 
 @dataclass(slots=True)
 class Writer:
-    """`written` is what it has put into the vector store: document id -> version."""
+    """`written` is what it has put into the vector store: document id -> version. `embedded` is to be counted with it."""
 
     tools: Tools
     order: Order
     written: dict[str, str] = field(default_factory=dict)
+    embedded: list[Embedded] = field(default_factory=list)
 
     @property
     def group(self) -> int:
@@ -81,7 +84,11 @@ class Writer:
         if not texts:
             return iter(())
         embedder = await self.tools.embedder(self.order.lease.workspace_id, self.order.place.model)
-        return iter(await embedder.embed(texts))
+        return iter(await embedder.embed(texts, self._used))
+
+    def _used(self, tokens: Tokens) -> None:
+        model, collection = self.order.place.model, self.order.lease.collection_id
+        self.embedded.append(Embedded(model, tokens.input, self.tools.cost(model, tokens), collection))
 
 
 async def _through(work: Coroutine[Any, Any, None]) -> None:

@@ -8,7 +8,7 @@ import orjson
 from pydantic import AfterValidator, Field
 
 from kernel.knowledge.contract import Fetched, Found, content_version
-from kernel.knowledge.sources.shapes import DocumentText, Metadata, Title
+from kernel.knowledge.sources.shapes import METADATA, DocumentText, Metadata, Title
 from kernel.shape import Shape, at_most
 from kernel.storage.objects import ObjectStore
 from kernel.text import clean_name
@@ -46,7 +46,7 @@ class WrittenDocument(Shape):
         | None
     ) = Field(None, description="of the collection's dimension; without it, the text is embedded")
     title: Title | None = None
-    metadata: Metadata = Field(default_factory=dict, description="goes with every chunk, to filter by")
+    metadata: Metadata = Field(default_factory=dict, description=METADATA)
 
     def problem(self, dimension: int) -> tuple[str, str] | None:
         """The field that does not fit a collection of this dimension, and why."""

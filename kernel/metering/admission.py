@@ -80,6 +80,7 @@ class Account:
     last: Settled = NOTHING_YET
     ask: Ask | None = None
     flying: bool = False
+    watched: bool = False
     waiting: "deque[asyncio.Future[Standing]]" = field(default_factory=deque)
 
     def came(self, now: float) -> None:
@@ -298,9 +299,18 @@ class Admission:
             self._want(account)
         elif account.left:
             account.until = account.asked_at + KEEP_S
-            delay = max(0.0, account.until - account.settled_at)
-            asyncio.get_running_loop().call_later(delay, self._expire, account, account.asked_at)
+            self._watch(account)
 
-    def _expire(self, account: Account, asked_at: float) -> None:
-        if account.asked_at == asked_at and account.left:
+    def _watch(self, account: Account) -> None:
+        """One look at a time, and not one for each ask: a busy process has thousands a second."""
+        if not account.watched:
+            account.watched = True
+            delay = max(0.0, account.until - self._now())
+            asyncio.get_running_loop().call_later(delay, self._look, account)
+
+    def _look(self, account: Account) -> None:
+        account.watched = False
+        if account.holds(self._now()):
+            self._watch(account)
+        elif account.left:
             self._want(account)

@@ -1,6 +1,6 @@
 """Notes what each workspace stores, again and again; usage shows the mean."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -15,22 +15,29 @@ log = structlog.get_logger()
 
 Weigher = Callable[[str], Awaitable[int]]
 """Workspace -> bytes of one kind of thing that it stores."""
+VectorWeigher = Callable[[str], Awaitable[Mapping[str, int]]]
+"""Workspace -> bytes of the vectors and texts of each of its collections."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
     usage: UsageStore
     weighers: Sequence[Weigher]
+    vectors: VectorWeigher
     clock: Clock
 
     async def round(self) -> None:
         """One workspace after the other, so that the machine is not busy with it. What fails is left out."""
         async for workspace_id in self.usage.workspaces():
             try:
-                size = sum([await weigh(workspace_id) for weigh in self.weighers])
-                await self.usage.sample(workspace_id, self.clock.now_ms(), size)
+                await self._sample(workspace_id)
             except ROUND_FAULTS:
                 log.exception("a workspace cannot be weighed now", workspace_id=workspace_id)
+
+    async def _sample(self, workspace_id: str) -> None:
+        vectors = await self.vectors(workspace_id)
+        size = sum([sum(vectors.values()), *[await weigh(workspace_id) for weigh in self.weighers]])
+        await self.usage.sample(workspace_id, self.clock.now_ms(), size, vectors)
 
 
 def objects_of(objects: ObjectStore) -> Weigher:

@@ -33,6 +33,7 @@ NONE = ""
 """What is counted under this has no value, although others may have several: labels."""
 
 ENDED = frozenset(("executions", "tokens", "cost", "unpriced", "cpu_ms", "gpu_ms"))
+EMBEDDED = frozenset(("embedded", "embedded_cost", "embedded_unpriced"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,10 @@ class Kind:
 
 KINDS: Mapping[GroupBy, Kind] = {
     "agent": Kind("a", ENDED),
-    "key": Kind("k", ENDED | {"calls"}),
-    "model": Kind("m", frozenset(("tokens", "cost"))),
+    "key": Kind("k", ENDED | EMBEDDED | {"calls", "ingested"}),
+    "model": Kind("m", EMBEDDED | {"tokens", "cost"}),
     "label": Kind("l", ENDED),
-    "collection": Kind("o", frozenset(("tokens", "cost", "ingested"))),
+    "collection": Kind("o", EMBEDDED | {"ingested", "stored"}),
 }
 ALL = frozenset(Counts._fields)
 NOTHING = Counts()
@@ -94,6 +95,8 @@ class Line:
             "ingested_mb": counts.ingested / MB,
             "unpriced_executions": counts.unpriced,
             "late_executions": counts.late,
+            "embedding_tokens": counts.embedded,
+            "unpriced_embeddings": counts.embedded_unpriced,
         }
 
     def costs(self) -> dict[str, float | None]:
@@ -120,6 +123,8 @@ SOURCES = {
     "ingested_mb": "ingested",
     "unpriced_executions": "unpriced",
     "late_executions": "late",
+    "embedding_tokens": "embedded",
+    "unpriced_embeddings": "embedded_unpriced",
 }
 """What is shown -> the count it is made of."""
 
@@ -202,24 +207,25 @@ class Usage:
     def _lines(self, total: Counts, groups: Mapping[str, Counts], kind: Kind) -> list[Line]:
         """The groups and, as None, what belongs to none of them."""
         named = {value: counts for value, counts in groups.items() if value != NONE}
-        rest = total.minus(_sum(named.values()))
+        rest = total.minus(_sum(named.values()))._replace(samples=total.samples)
         if NONE in groups:
             rest = rest._replace(**{name: getattr(groups[NONE], name) for name in kind.counted})
         lines = [self._line(counts, value, kind.counted) for value, counts in named.items()]
         return sorted([*lines, self._line(rest)] if any(rest) else lines, key=lambda line: line.rank)
 
     def _line(self, counts: Counts, value: str | None = None, counted: frozenset[str] = ALL) -> Line:
-        """Of executions whose cost is not known, all may be."""
-        known = counts.cost or not counts.unpriced
+        """Of executions and embeddings whose cost is not known, all may be."""
+        cost = counts.cost + round(counts.embedded_cost / 1000)
+        known = cost or not counts.unpriced + counts.embedded_unpriced
         storage, api = self._tariff.storage(counts.stored), self._tariff.calls(counts.calls)
-        return Line(counts, counts.cost if known else None, storage, api, value, counted)
+        return Line(counts, cost if known else None, storage, api, value, counted)
 
 
 def _add_totals(sums: Sums, starts: list[int], hours: range, some: Hours) -> None:
     for hour, counts in some.totals.items():
         if hour in hours:
             at = bisect_right(starts, hour * HOUR_MS) - 1
-            sums.totals[at] = sums.totals[at].plus(_sampled(counts))
+            sums.totals[at] = sums.totals[at].plus(counts.hourly())
 
 
 def _add_groups(
@@ -248,17 +254,14 @@ def _largest(groups: Mapping[str, Counts], most: int) -> dict[str, Counts]:
     named = [value for value in groups if value not in (NONE, OTHER)]
     if len(named) <= most:
         return dict(groups)
-    named.sort(key=lambda value: (groups[value].cost, groups[value].executions), reverse=True)
+    named.sort(key=lambda value: _size(groups[value]), reverse=True)
     kept = {value: groups[value] for value in (*named[:most], NONE) if value in groups}
     rest = [groups[value] for value in named[most:]]
     return kept | {OTHER: _sum([groups.get(OTHER, NOTHING), *rest])}
 
 
-def _sampled(counts: Counts) -> Counts:
-    """An hour's counts with the mean of its samples as one sample."""
-    if counts.samples < 2:
-        return counts
-    return counts._replace(stored=counts.stored // counts.samples, samples=1)
+def _size(counts: Counts) -> tuple[int, int, int]:
+    return 1000 * counts.cost + counts.embedded_cost, counts.executions, counts.ingested + counts.stored
 
 
 def _sum(several: Iterable[Counts]) -> Counts:

@@ -25,7 +25,6 @@ from kernel.models.seam import Tokens
 from kernel.models.wordllama import DIMENSION, table, token_ids
 from kernel.outbound import read_body
 
-LOCAL_BATCH = 256
 BATCH_TEXTS = 256
 BATCH_BYTES = 400_000
 """Of UTF-8: even at one token for every two bytes, below the 300,000 tokens that OpenAI takes at once."""
@@ -70,11 +69,10 @@ class LocalEmbedder:
         """The same, for who may wait."""
         rows = np.zeros((len(texts), DIMENSION), np.float32)
         count = 0
-        for start in range(0, len(texts), LOCAL_BATCH):
-            for n, ids in enumerate(token_ids(texts[start : start + LOCAL_BATCH]), start):
-                count += len(ids)
-                if ids:
-                    table().take(ids, axis=0, mode="clip").mean(axis=0, out=rows[n])
+        for n, ids in enumerate(map(token_ids, texts)):
+            count += len(ids)
+            if len(ids):
+                table().take(ids, axis=0, mode="clip").mean(axis=0, out=rows[n])
         if used:
             used(Tokens(count))
         return unit(rows)

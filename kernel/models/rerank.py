@@ -19,7 +19,7 @@ MODEL = "wordllama-maxsim"
 
 def rerank(query: str, texts: Sequence[str]) -> list[float]:
     """How well each text fits the query, from -1 to 1; one that says nothing, or all when the query does, 0."""
-    asked, *found = (_vectors(ids) for ids in token_ids([query, *texts]))
+    asked, *found = map(_vectors, (query, *texts))
     if not len(asked):
         return [0.0] * len(texts)
     weights = (asked**2).sum(axis=1)
@@ -28,8 +28,9 @@ def rerank(query: str, texts: Sequence[str]) -> list[float]:
     return [_likeness(words, weights, whole, vectors) if len(vectors) else 0.0 for vectors in found]
 
 
-def _vectors(ids: Sequence[int]) -> Vectors:
-    return table().take(ids, axis=0, mode="clip") if ids else np.empty((0, 0), np.float32)
+def _vectors(text: str) -> Vectors:
+    """Of its tokens."""
+    return table().take(token_ids(text), axis=0, mode="clip")
 
 
 def _likeness(words: Vectors, weights: Vectors, whole: Vectors, vectors: Vectors) -> float:

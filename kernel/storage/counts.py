@@ -15,7 +15,9 @@ DAY = 24
 class Counts(NamedTuple):
     """Counts that can be added up. cost: millionths of a USD, of executions whose cost is known; unpriced: how many
     others there are. late: executions put into a later hour than their own, which was closed. stored: bytes, of
-    `samples` samples. calls: API requests that were admitted."""
+    `samples` samples. calls: API requests that were admitted. embedded: tokens that models of providers have embedded for
+    documents and for searches over the API, of no execution; embedded_cost: thousandths of a millionth of a USD, of those
+    whose price is known; embedded_unpriced: how many others there are."""
 
     executions: int = 0
     tokens: int = 0
@@ -28,6 +30,9 @@ class Counts(NamedTuple):
     stored: int = 0
     samples: int = 0
     ingested: int = 0
+    embedded: int = 0
+    embedded_cost: int = 0
+    embedded_unpriced: int = 0
 
     def plus(self, other: "Counts") -> "Counts":
         return Counts(*map(int.__add__, self, other))
@@ -35,6 +40,12 @@ class Counts(NamedTuple):
     def minus(self, other: "Counts") -> "Counts":
         """Never below 0."""
         return Counts(*(max(0, mine - theirs) for mine, theirs in zip(self, other, strict=True)))
+
+    def hourly(self) -> "Counts":
+        """An hour's counts with the mean of its samples as one sample."""
+        if self.samples < 2:
+            return self
+        return self._replace(stored=self.stored // self.samples, samples=1)
 
     @classmethod
     def of(cls, found: Mapping[str, int]) -> Self:
@@ -44,7 +55,7 @@ class Counts(NamedTuple):
         return cls(**{METRICS[metric]: count for metric, count in found.items()})
 
 
-METRICS = dict(zip("etcupgnrbsi", Counts._fields, strict=True))
+METRICS = dict(zip("etcupgnrbsixyz", Counts._fields, strict=True))
 """Letter in a field's name -> what it counts, in the order of `Counts`."""
 
 KINDS = {"": "total", "a": "agent", "k": "key", "m": "model", "l": "label", "o": "collection"}

@@ -23,7 +23,10 @@ PRIORITY = {"high": 0, "normal": 1, "low": 2}
 
 @dataclass(frozen=True, slots=True)
 class Creation:
-    """What `create` writes. `agent_id` is empty for an inline flow; `slots` and `tokens_per_day` None is no limit."""
+    """What `create` writes. `agent_id` is empty for an inline flow; `slots` and `tokens_per_day` None is no limit.
+
+    hook: a URL that is told of the end, empty for none.
+    """
 
     workspace_id: str
     execution_id: str
@@ -38,6 +41,7 @@ class Creation:
     tokens_per_day: int | None = None
     reply_to: str = ""
     idempotency_record: str = ""
+    hook: str = ""
     labels: tuple[str, ...] = ()
     journal: Mapping[str, bytes] | None = None
 
@@ -209,7 +213,8 @@ def _create_arguments(new: Creation) -> list[Argument]:
         *(new.workspace_id, new.execution_id, new.agent_id, new.expected_version, new.spec),
         *(PRIORITY[new.priority], new.now_ms, -1 if new.slots is None else new.slots, new.reply_to),
         *(new.first_event, new.idempotency_record, new.key_id),
-        *(-1 if new.tokens_per_day is None else new.tokens_per_day, len(new.labels), *new.labels, *journal),
+        *(-1 if new.tokens_per_day is None else new.tokens_per_day, new.hook),
+        *(len(new.labels), *new.labels, *journal),
     ]
 
 

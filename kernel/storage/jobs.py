@@ -21,6 +21,7 @@ from kernel.errors import NotFound, RateLimitError, ValidationError
 from kernel.paging import Page, PageQuery
 from kernel.storage import keys
 from kernel.storage.budgets import begins_again
+from kernel.storage.embedded import Embedded, told
 from kernel.storage.executions import StoredEvent
 from kernel.storage.idempotency import superseded
 from kernel.storage.store import Store
@@ -166,13 +167,19 @@ class JobStore:
         return [bool(one) for one in await self._store.run("job_renew", keys.PREFIXES[shard], *args)]
 
     async def commit(
-        self, lease: Lease, block: int, now_ms: int, live: str, settled: Iterable[Settled]
+        self,
+        lease: Lease,
+        block: int,
+        now_ms: int,
+        live: str,
+        settled: Iterable[Settled],
+        embedded: Iterable[Embedded] = (),
     ) -> list[str]:
         """Writes a block. Returns the documents whose entries have changed since; then nothing was written.
 
         live: the number of the vectors in use, as it was read. Raises JobLost, VectorsMoved.
         """
-        args: list[Argument] = [*_of(lease), block, now_ms, lease.collection_id, live]
+        args: list[Argument] = [*_of(lease), block, now_ms, lease.collection_id, live, told(embedded)]
         for one in settled:
             args += (one.document_id, one.outcome, digest(one.before), one.entry or b"")
             args += (one.chunks, one.size, one.note, one.found)

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from kernel.storage.chunks import Condition, Hit, Metric, Row
 
 BATCH_ROWS = 500
@@ -22,12 +24,12 @@ def either(versions: Sequence[tuple[str, str]]) -> Condition:
     return Condition(" or ".join(each), values)
 
 
-def batches(rows: Iterable[Row]) -> Iterator[list[dict[str, Any]]]:
-    """Rows as Milvus takes them, as many as a message may have."""
-    batch: list[dict[str, Any]] = []
+def batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """As many at once as a message may have."""
+    batch: list[Row] = []
     size = 0
     for row in rows:
-        batch.append(_fields(row))
+        batch.append(row)
         size += 4 * len(row.vector) + len(row.chunk.text)
         if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
             yield batch
@@ -36,23 +38,48 @@ def batches(rows: Iterable[Row]) -> Iterator[list[dict[str, Any]]]:
         yield batch
 
 
-def _fields(row: Row) -> dict[str, Any]:
-    chunk = row.chunk
-    return {
-        "chunk_id": row.chunk_id,
-        "document_id": row.document_id,
-        "version": row.version,
-        "position": chunk.position,
-        "text": _fit(chunk.text),
-        "source_type": _fit(row.source_type),
-        "location": _fit(row.location),
-        "title": _fit(row.title),
-        "page": chunk.page or 0,
-        "offset": chunk.offset,
-        "heading": _fit(chunk.heading or ""),
-        "metadata": dict(row.metadata),
-        "dense": row.vector,
-    }
+def upsert_of(name: str, rows: Sequence[Row]) -> Any:
+    """Milvus's own message that writes these rows, made field by field: row by row, as pymilvus makes it from dicts,
+    takes five times as long."""
+    from pymilvus.grpc_gen.milvus_pb2 import UpsertRequest
+
+    return UpsertRequest(collection_name=name, num_rows=len(rows), fields_data=list(_columns(rows)))
+
+
+def _columns(rows: Sequence[Row]) -> Iterator[Any]:
+    """Every field of `schema` that is not Milvus's to fill."""
+    from pymilvus.grpc_gen import schema_pb2 as of
+
+    def scalar(name: str, kind: Any, **values: Any) -> Any:
+        return of.FieldData(field_name=name, type=kind, scalars=of.ScalarField(**values))
+
+    def texts(name: str, values: list[str]) -> Any:
+        return scalar(name, of.VarChar, string_data=of.StringArray(data=values))
+
+    def numbers(name: str, values: list[int]) -> Any:
+        return scalar(name, of.Int64, long_data=of.LongArray(data=values))
+
+    chunks = [row.chunk for row in rows]
+    for name in ("chunk_id", "document_id", "version"):
+        yield texts(name, [getattr(row, name) for row in rows])
+    for name in ("source_type", "location", "title"):
+        yield texts(name, [_fit(getattr(row, name)) for row in rows])
+    yield texts("text", [_fit(chunk.text) for chunk in chunks])
+    yield texts("heading", [_fit(chunk.heading or "") for chunk in chunks])
+    yield numbers("position", [chunk.position for chunk in chunks])
+    yield numbers("page", [chunk.page or 0 for chunk in chunks])
+    yield numbers("offset", [chunk.offset for chunk in chunks])
+    metadata = [orjson.dumps(row.metadata) for row in rows]
+    yield scalar("metadata", of.JSON, json_data=of.JSONArray(data=metadata))
+    flat = [number for row in rows for number in _listed(row.vector)]
+    dense = of.VectorField(dim=len(rows[0].vector), float_vector=of.FloatArray(data=flat))
+    yield of.FieldData(field_name="dense", type=of.FloatVector, vectors=dense)
+
+
+def _listed(vector: Any) -> list[float]:
+    """From an array of numpy several times as quick as by iteration."""
+    found: list[float] = vector.tolist() if hasattr(vector, "tolist") else vector
+    return found
 
 
 def _fit(text: str) -> str:

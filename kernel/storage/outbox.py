@@ -3,7 +3,8 @@
 A script that changes something adds a row to `outbox` (a stream; prelude: `tell_outside`). Fanning a row out removes it
 and adds a delivery for each endpoint that wants the event: to `webhook_queue` by when it is due, to `webhook_log` and
 `webhook_deliveries`, with the body in `message`. `due` says which endpoints have something to deliver. What is taken
-stands in `webhook_flying`, and its endpoint in `aloft`, until its outcome is told.
+stands in `webhook_flying`, and its endpoint in `aloft`, until its outcome is told. An execution with a URL of its own
+makes an endpoint for that one event (`once` in its hash), which goes when the delivery has ended.
 
 One courier at a time works for a shard: it holds `courier`, and every step here but `hold` refuses all others.
 """
@@ -27,7 +28,10 @@ MAX_PENDING = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An event of the outbox. at: ms of the change. execution_id: whose state the body tells of; else data, as JSON."""
+    """An event of the outbox. at: ms of the change. execution_id: whose state the body tells of; else data, as JSON.
+
+    url: where it is to go beside the endpoints that want it.
+    """
 
     shard: int
     id: str
@@ -36,6 +40,7 @@ class Row:
     at: int
     execution_id: str | None
     data: bytes | None
+    url: str | None = None
 
     @property
     def event_id(self) -> str:
@@ -55,9 +60,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A delivery in a courier's hands. sealed: the endpoint's secrets, bound to (workspace_id, webhook_id, "secret").
+    """A delivery in a courier's hands. sealed: the secrets that sign it, bound to (workspace_id, signer, "secret").
 
-    attempt: 1 for the first since the event happened or was asked for anew. body: what is sent and signed.
+    signer: the endpoint, or `signing` for the workspace's own secrets. attempt: 1 for the first since the event
+    happened or was asked for anew. body: what is sent and signed.
     """
 
     workspace_id: str
@@ -65,6 +71,7 @@ class Flight:
     event_id: str
     url: str
     sealed: bytes
+    signer: str
     attempt: int
     body: bytes
 
@@ -146,7 +153,7 @@ class OutboxStore:
         Does nothing when it is fanned out already. False: another courier has the shard.
         """
         args = (row.id, row.workspace_id, row.event, row.event_id, body, now, MAX_PENDING)
-        return bool(await self._run("courier_fan", row.shard, name, *args))
+        return bool(await self._run("courier_fan", row.shard, name, *args, *_own_endpoint(row)))
 
     async def take(
         self, shard: int, name: str, now: int, room: int, per_endpoint: int
@@ -179,13 +186,21 @@ def _row(shard: int, name: bytes, flat: Sequence[bytes]) -> Row:
     fields = {flat[i].decode(): flat[i + 1] for i in range(0, len(flat), 2)}
     execution = fields["x"].decode() if "x" in fields else None
     ws, event, at = (fields[part].decode() for part in ("ws", "event", "at"))
-    return Row(shard, name.decode(), ws, event, int(at), execution, fields.get("d"))
+    url = fields["u"].decode() if "u" in fields else None
+    return Row(shard, name.decode(), ws, event, int(at), execution, fields.get("d"), url)
+
+
+def _own_endpoint(row: Row) -> tuple[str, bytes] | tuple[()]:
+    """Of an execution with a URL of its own: an id and an item."""
+    if row.url is None or row.execution_id is None:
+        return ()
+    return f"wh_{row.execution_id.partition('_')[2]}", orjson.dumps({"url": row.url})
 
 
 def _flights(row: Sequence[Any]) -> list[Flight]:
-    ws, webhook, item, sealed, *due = row
+    ws, webhook, item, sealed, signer, *due = row
     url = orjson.loads(item)["url"]
     return [
-        Flight(ws.decode(), webhook.decode(), event.decode(), url, sealed, attempt, body)
+        Flight(ws.decode(), webhook.decode(), event.decode(), url, sealed, signer.decode(), attempt, body)
         for event, attempt, body in due
     ]

@@ -43,14 +43,14 @@ class Hours(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Hours as Redis has them. fields: of the kind that was asked for, name and count by turns, by hour."""
+    """Hours as Redis has them; groups with one sample an hour. fields: of the kind that was asked for, name and count by turns, by hour."""
 
     totals: Mapping[int, Counts]
     fields: Mapping[int, list[bytes]]
 
     def grouped(self, hours: range, kind: str, hourly: bool) -> Iterator[tuple[int, str, Counts]]:
         return (
-            (hour, value, counts)
+            (hour, value, counts.hourly())
             for hour, flat in self.fields.items()
             if hour in hours
             for (_, value), counts in by_kind(_fields(flat)).items()
@@ -125,9 +125,10 @@ class UsageStore:
             "usage_forget", workspace_id, workspace_id, hours.start, hours.stop, now_hour + AHEAD
         )
 
-    async def sample(self, workspace_id: str, now_ms: int, size: int) -> None:
-        """Adds that so many bytes are stored now."""
-        await self._store.run("usage_sample", workspace_id, workspace_id, now_ms, size)
+    async def sample(self, workspace_id: str, now_ms: int, size: int, of: Mapping[str, int]) -> None:
+        """Adds that so many bytes are stored now. of: those of each collection."""
+        each = [part for pair in of.items() for part in pair]
+        await self._store.run("usage_sample", workspace_id, workspace_id, now_ms, size, *each)
 
     async def weigh(self, workspace_id: str) -> int:
         """Bytes that a workspace takes of Redis, estimated."""

@@ -29,7 +29,8 @@ ROW_BYTES = 200
 
 @dataclass(frozen=True, slots=True)
 class Day:
-    """A day as it was read. totals: by hour; rest: a table of all other rows, None when there is none."""
+    """A day as it was read. totals: by hour; rest: a table of all other rows, with one sample an hour, None when there
+    is none."""
 
     totals: Mapping[int, Counts]
     rest: Any = None
@@ -142,8 +143,22 @@ def _decode(data: bytes) -> Day:
     table = pq.read_table(io.BytesIO(data), read_dictionary=["kind", "value"])
     hours = pc.divide(table.column("hour").cast(pa.int64()), HOUR_MS)
     table = table.set_column(0, "hour", hours)
+    nothing = pa.nulls(table.num_rows, pa.int64()).fill_null(0)
+    for name in set(Counts._fields) - set(table.column_names):  # not counted yet when the file was written
+        table = table.append_column(name, nothing)
     total = pc.field("kind") == KINDS[""]
     rows = table.filter(total).select(["hour", *Counts._fields]).to_pydict().values()
     totals = {hour: Counts(*counts) for hour, *counts in zip(*rows, strict=True)}
     rest = table.filter(~total)
-    return Day(totals, rest if rest.num_rows else None)
+    return Day(totals, _hourly(rest) if rest.num_rows else None)
+
+
+def _hourly(table: Any) -> Any:
+    """See `Counts.hourly`."""
+    import pyarrow.compute as pc
+
+    samples = table.column("samples")
+    means = pc.divide(table.column("stored"), pc.max_element_wise(samples, 1))
+    for name, column in (("stored", means), ("samples", pc.min_element_wise(samples, 1))):
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table

@@ -20,6 +20,8 @@ from kernel.storage.outbox import MAX_PENDING
 from kernel.storage.store import Store
 
 MAX_WEBHOOKS = 100
+SIGNING = "signing"
+"""In place of an id: the record that holds the workspace's own secrets."""
 
 REFUSALS = {
     b"full": "The endpoint has too many deliveries waiting",
@@ -121,6 +123,11 @@ class WebhookStore:
         if state == b"superseded":
             raise superseded()
         return bool(state)
+
+    async def signing(self, ws: str, sealed: bytes = b"") -> bytes | None:
+        """What signs for URLs of executions, sealed; `sealed` when there was nothing."""
+        found: bytes | None = await self._store.run("webhook_signing", ws, ws, sealed)
+        return found
 
     async def delete(self, ws: str, was: StoredWebhook, audit: str) -> bool:
         """With all its deliveries. False when it is not as it was read."""

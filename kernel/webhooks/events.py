@@ -26,6 +26,11 @@ class Bodies:
         known = await self._describe(row.workspace_id, row.execution_id)
         return payload(row.event, row.at, _execution(row.event, row.execution_id, known or {}))
 
+    def bare(self, row: Row) -> bytes:
+        """What can be said without asking anybody."""
+        known = {} if row.execution_id is None else _execution(row.event, row.execution_id, {})
+        return payload(row.event, row.at, known)
+
 
 def _execution(event: str, execution_id: str, known: Mapping[str, Any]) -> dict[str, Any]:
     """The status is the one that the event tells of, though the execution may have gone on since."""

@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from kernel.access.act import Act
 from kernel.access.audit import Trail
 from kernel.access.principal import Principal
-from kernel.clock import Clock
+from kernel.clock import Clock, rfc3339
 from kernel.errors import Conflict, NotFound, ValidationError
 from kernel.ids import id_at, is_id, new_id
 from kernel.paging import Page, PageQuery
 from kernel.sealing import Envelope
-from kernel.storage.webhooks import Message, Setting, StoredWebhook, WebhookStore
+from kernel.storage.webhooks import SIGNING, Message, Setting, StoredWebhook, WebhookStore
 from kernel.webhooks.record import (
     OVERLAP_MS,
     TEST_EVENT,
@@ -58,7 +59,9 @@ class Webhooks:
             updated_at=now,
         )
         sealed = await self._seal(ws, webhook_id, [Secret(order.secret or new_secret())])
-        audit = self._entry(act, "create", webhook_id, {"url": item.url, "events": item.events})
+        audit = self._entry(
+            act, "create", webhook_id, {"host": urlsplit(item.url).hostname, "events": item.events}
+        )
         new = Setting(item.encode(), item.events, order.enabled)
         await self._store.create(ws, webhook_id, new, sealed, act.record, audit)
         return await self._with_secret(ws, webhook_id)
@@ -89,7 +92,7 @@ class Webhooks:
             if (item, enabled) == (old, was.enabled):
                 return was
             item = item.model_copy(update={"updated_at": self._clock.now_ms()})
-            audit = self._entry(act, "update", webhook_id, patch.model_dump(exclude_unset=True))
+            audit = self._entry(act, "update", webhook_id, {"changed": sorted(patch.model_fields_set)})
             if await self._store.update(ws, was, Setting(item.encode(), item.events, enabled), audit):
                 return await self._read(ws, webhook_id)
 
@@ -104,17 +107,43 @@ class Webhooks:
 
     async def rotate(self, act: Act, webhook_id: str, order: SecretRotation) -> dict[str, Any]:
         """Another secret; the one before signs beside it for `OVERLAP_MS`. As the API answers it, with the secret."""
-        ws = act.who.workspace_id
         await self._allow(act, "rotate_secret", webhook_id)
-        text = order.secret or new_secret()
+        await self._read(act.who.workspace_id, webhook_id)
+        await self._rotate(act, webhook_id, order)
+        return await self._with_secret(act.who.workspace_id, webhook_id)
+
+    async def _rotate(self, act: Act, webhook_id: str, order: SecretRotation) -> None:
+        ws, text = act.who.workspace_id, order.secret or new_secret()
         while act.before is None:
-            was, now = await self._read(ws, webhook_id), self._clock.now_ms()
+            was, now = await self._found(ws, webhook_id), self._clock.now_ms()
             current = (await self._secrets(ws, was))[0].text
             sealed = await self._seal(ws, webhook_id, [Secret(text), Secret(current, now + OVERLAP_MS)])
             audit = self._entry(act, "rotate_secret", webhook_id)
             if await self._store.rotate(ws, was, sealed, now, act.record, audit):
-                break
-        return await self._with_secret(ws, webhook_id)
+                return
+
+    async def signing(self, act: Act) -> dict[str, Any]:
+        """The workspace's own secret: signs what goes to URLs of executions, and is made when it is first asked for."""
+        await self._allow(act, "read_secret", SIGNING)
+        await self.make_signing(act.who.workspace_id)
+        await self._trail.note(act.who, act.origin, "webhook.read_secret", SIGNING)
+        return await self._signing(act.who.workspace_id)
+
+    async def rotate_signing(self, act: Act, order: SecretRotation) -> dict[str, Any]:
+        await self._allow(act, "rotate_secret", SIGNING)
+        await self.make_signing(act.who.workspace_id)
+        await self._rotate(act, SIGNING, order)
+        return await self._signing(act.who.workspace_id)
+
+    async def check_hook(self, ws: str, url: str) -> None:
+        """To be called before an execution is accepted whose end goes to that URL. Raises ValidationError."""
+        if problem := self._check_url(url):
+            raise ValidationError.at("options.webhook_url", problem)
+        await self.make_signing(ws)
+
+    async def make_signing(self, ws: str) -> None:
+        if await self._store.signing(ws) is None:
+            await self._store.signing(ws, await self._seal(ws, SIGNING, [Secret(new_secret())]))
 
     async def test(self, act: Act, webhook_id: str) -> dict[str, Any]:
         """An event of its own for this endpoint: its delivery. Raises Conflict when it is disabled."""
@@ -161,10 +190,20 @@ class Webhooks:
             raise ValidationError.at("url", problem)
 
     async def _read(self, ws: str, webhook_id: str) -> StoredWebhook:
-        stored = await self._store.read(ws, webhook_id) if is_id("wh", webhook_id) else None
+        if not is_id("wh", webhook_id):
+            raise NotFound("Webhook not found")
+        return await self._found(ws, webhook_id)
+
+    async def _found(self, ws: str, webhook_id: str) -> StoredWebhook:
+        stored = await self._store.read(ws, webhook_id)
         if stored is None:
             raise NotFound("Webhook not found")
         return stored
+
+    async def _signing(self, ws: str) -> dict[str, Any]:
+        stored = await self._found(ws, SIGNING)
+        rotated = None if stored.rotated_at is None else rfc3339(stored.rotated_at)
+        return {"secret": (await self._secrets(ws, stored))[0].text, "secret_rotated_at": rotated}
 
     async def _held(self, ws: str, webhook_id: str, if_match: str | None) -> StoredWebhook:
         stored = await self._read(ws, webhook_id)

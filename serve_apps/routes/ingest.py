@@ -93,7 +93,11 @@ async def write(caller: Editor, collection_id: CollectionId) -> Response:
     openapi_extra={"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": FORM}}}},
 )
 async def upload(caller: Editor, collection_id: CollectionId) -> Response:
-    """Takes one file, in the field `file`; it may be larger than other bodies."""
+    """Takes one file, in the field `file`; it may be larger than other bodies.
+
+    Its document will be known by the file's name without folders, or by the `name` of the source: taken in again under
+    the same name, a file replaces the one before. The document shows the upload's id as `source_location`.
+    """
     uploads, arrived = caller.kernel.ingestion.uploads, caller.connection.state.arrived
     if caller.created_before is not None:
         earlier = await uploads.get(caller.workspace_id, caller.created_before)

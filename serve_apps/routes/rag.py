@@ -240,7 +240,7 @@ async def _named(caller: Caller, ids: list[str] | None) -> list[CollectionRecord
 
 async def _found(caller: Caller, records: list[CollectionRecord], order: SearchOrder) -> Found:
     try:
-        return await caller.kernel.search.search(caller.workspace_id, records, order)
+        return await caller.kernel.search.answer(caller.workspace_id, caller.who.key_id, records, order)
     except ProviderError as error:
         if error.can_retry:
             raise Unavailable(error.message, error.details, error.retry_after or 1.0) from error

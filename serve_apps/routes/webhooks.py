@@ -18,6 +18,7 @@ from serve_apps.webhook_shapes import (
     Delivery,
     DeliveryPage,
     NewWebhook,
+    SigningSecret,
     WebhookPage,
     WebhookShape,
 )
@@ -78,6 +79,28 @@ async def create(caller: Writer, order: NewEndpoint) -> Response:
     """A workspace has at most 100. Deliveries are signed as Standard Webhooks has it, and made at least once."""
     made = await caller.kernel.webhooks.create(caller.act, order)
     return answers.created(made, f"/v1/webhooks/{made['id']}", secret=True)
+
+
+@router.get(
+    "/signing-secret",
+    summary="Get the workspace's signing secret",
+    responses=gives(200, SigningSecret, "The secret."),
+)
+async def signing(caller: Writer) -> Response:
+    """Signs what goes to the `webhook_url` of executions. Each reading is recorded in the audit log."""
+    return answers.secret(await caller.kernel.webhooks.signing(caller.act))
+
+
+@router.post(
+    "/signing-secret/rotate",
+    status_code=201,
+    summary="Rotate the workspace's signing secret",
+    responses=gives(201, SigningSecret, "The new secret."),
+)
+async def rotate_signing(caller: Writer, order: Annotated[NewSecret, Body()] = NewSecret()) -> Response:
+    """For 24 h deliveries are signed with the secret before as well."""
+    made = await caller.kernel.webhooks.rotate_signing(caller.act, order)
+    return answers.created(made, "/v1/webhooks/signing-secret", secret=True)
 
 
 @router.get("/{webhook_id}", summary="Get a webhook", responses=gives(200, WebhookShape, "The webhook."))

@@ -100,7 +100,8 @@ async def test_refusals(owner: Client, query: str, field: str) -> None:
 
 async def test_no_route_changes_it(app: FastAPI, owner: Client) -> None:
     routes = [route for route in app.routes if isinstance(route, Route) and "audit" in route.path]
-    assert {route.path for route in routes} == {"/v1/audit", "/v1/audit/export"}
+    of_vault = "/v1/vault/credentials/{credential_id}/audit", "/v1/vault/audit", "/v1/vault/audit/export"
+    assert {route.path for route in routes} == {"/v1/audit", "/v1/audit/export", *of_vault}
     assert {method for route in routes for method in route.methods or ()} == {"GET"}
     entry = (await owner.ok("GET", "/v1/audit"))["entries"][0]["id"]
     for method in ("POST", "PUT", "PATCH", "DELETE"):

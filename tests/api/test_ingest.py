@@ -53,7 +53,7 @@ def settings(valkey_url: str, milvus_url: str, tmp_path: Path) -> Settings:
         home=tmp_path,
         store={"url": valkey_url},
         vectors={"url": milvus_url},
-        ingestion={"max_upload_mb": 1, "inline_documents": 5, "block": 4},
+        ingestion={"max_upload_mb": 1, "inline_documents": 5, "block": 4, "s3_environment": True},
         egress_allow="127.0.0.0/8",
     )
 
@@ -190,7 +190,12 @@ class TestIngest:
             ({"type": "file", "location": "upload_01JZ8XJ4T2QK5V9W3M7N6P1R8S"}, "sources[1].location"),
             ({"type": "file", "location": "/etc/passwd"}, "sources[1].location"),
             ({"type": "text", "location": "a", "text": " "}, "sources[1].text"),
-            ({"type": "text", "location": "a", "text": "x", "metadata": {"pk": 1}}, "sources[1].metadata"),
+            ({"type": "text", "location": "a", "text": "x", "metadata": {"pk": 1}}, "sources[1].metadata.pk"),
+            (
+                {"type": "text", "location": "a", "text": "x", "metadata": {"version": [1]}},
+                "sources[1].metadata.version",
+            ),
+            ({"type": "file", "location": "s3://bucket/a.md", "name": "b.md"}, "sources[1].name"),
             ({"type": "carrier pigeon"}, "sources[1]"),
             (7, "sources[1]"),
         ],
@@ -223,7 +228,7 @@ class TestJobs:
         broken = {"type": "file", "location": upload.json()["id"]}
         job = await ended(owner, await ingest(owner, collection, *texts(3), broken))
         assert job["status"] == "completed_with_errors"
-        assert [error["location"] for error in job["errors"]] == [broken["location"]]
+        assert [error["location"] for error in job["errors"]] == ["broken.pdf"]
         path = f"/v1/rag/jobs/{job['id']}/documents"
         listed = (await owner.ok("GET", path))["documents"]
         assert [one["status"] for one in listed] == ["failed", "done", "skipped", "skipped"]
@@ -323,6 +328,20 @@ async def send(
     return await client.http.post(path, files=files, headers=headers, **options)
 
 
+class TestS3OfTheEnvironment:
+    @pytest.fixture
+    def settings(self, settings: Settings) -> Settings:
+        closed = settings.ingestion.model_copy(update={"s3_environment": False})
+        return settings.model_copy(update={"ingestion": closed})
+
+    async def test_is_the_operator_s_to_open(self, owner: Client, collection: str) -> None:
+        path = f"/v1/rag/collections/{collection}/ingest"
+        answer = await owner("POST", path, {"sources": [ONE, {"type": "file", "location": "s3://bucket/a"}]})
+        told = answer.json()["error"]["details"]
+        assert (answer.status_code, told["field"]) == (422, "sources[1].credential_id")
+        assert "CODEXOS_INGESTION__S3_ENVIRONMENT" in told["reason"]
+
+
 class TestUploads:
     async def test_a_file_is_taken_in_by_its_id(self, owner: Client, collection: str, driver: Driver) -> None:
         answer = await send(owner, collection, b"# Keys\n\nSend the key as bearer.", "docs/keys.md")
@@ -331,7 +350,35 @@ class TestUploads:
         assert (upload["name"], upload["size"]) == ("keys.md", 31)
         job = await ended(owner, await ingest(owner, collection, {"type": "file", "location": upload["id"]}))
         assert job["status"] == "completed", job
-        assert await search(owner, collection, "bearer") == [upload["id"]]
+        assert await search(owner, collection, "bearer") == ["keys.md"]
+        listed = await owner.ok("GET", f"/v1/rag/collections/{collection}/documents")
+        shown = [(one["location"], one["source_location"]) for one in listed["documents"]]
+        assert shown == [("keys.md", upload["id"])]
+
+    async def test_a_file_of_the_same_name_replaces_the_one_before(
+        self, owner: Client, collection: str, driver: Driver
+    ) -> None:
+        for text in (b"The first bearer.", b"The second bearer.", b"The second bearer."):
+            upload = (await send(owner, collection, text, "keys.md")).json()
+            job = await ended(
+                owner, await ingest(owner, collection, {"type": "file", "location": upload["id"]})
+            )
+        assert job["progress"]["skipped"] == 1
+        (one,) = (await owner.ok("GET", f"/v1/rag/collections/{collection}/documents"))["documents"]
+        assert (one["location"], one["source_location"]) == ("keys.md", upload["id"])
+        found = await owner.ok("POST", f"/v1/rag/collections/{collection}/search", {"query": "bearer"})
+        assert [result["text"] for result in found["results"]] == ["The second bearer."]
+
+    async def test_two_of_one_order_are_told_apart_by_a_name(
+        self, owner: Client, collection: str, driver: Driver
+    ) -> None:
+        ids = [(await send(owner, collection, b"A bearer.", f"{at}/keys.md")).json()["id"] for at in "ab"]
+        files = [{"type": "file", "location": one} for one in ids]
+        body = {"sources": files}
+        answer = await owner("POST", f"/v1/rag/collections/{collection}/ingest", body)
+        assert answer.json()["error"]["details"]["field"] == "sources[1].name"
+        await ended(owner, await ingest(owner, collection, files[0], files[1] | {"name": "b/keys.md"}))
+        assert sorted(await search(owner, collection, "bearer")) == ["b/keys.md", "keys.md"]
 
     async def test_repeating_the_request_keeps_one_file(
         self, owner: Client, collection: str, kernel: Kernel
@@ -457,7 +504,7 @@ class TestWriting:
             ({"id": "a", "text": "x", "vector": [0.0] * 256}, "documents[1].vector"),
             ({"id": "a", "text": "x", "vector": ["1"] * 256}, "documents[1].vector[0]"),
             ({"id": "a", "text": "x", "vector": [None] * 256}, "documents[1].vector[0]"),
-            ({"id": "a", "text": "x", "metadata": {"tenant": 1}}, "documents[1].metadata"),
+            ({"id": "a", "text": "x", "metadata": {"tenant": 1}}, "documents[1].metadata.tenant"),
             ({"id": "a", "text": "x", "colour": 1}, "documents[1].colour"),
         ],
     )

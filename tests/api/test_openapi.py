@@ -28,6 +28,7 @@ from tests.api.conftest import HELLO, work_off
 DOCUMENT = create_app(Settings()).state.document.value
 DESCRIBED = schemathesis.openapi.from_dict(DOCUMENT)
 TEXT = {"type": "text", "location": "a.md", "text": "Something to find"}
+SECRET = {"name": "Key", "type": "password", "value": "correct horse"}
 EXAMPLES = 25
 """Requests of each kind for each operation."""
 HELD = [
@@ -69,6 +70,7 @@ class Served:
             "node_id": "hello",
             "version": "1.0.0",
             "collection_id": collection,
+            "credential_id": self.post("/v1/vault/credentials", SECRET)["id"],
             "document_id": document_id(collection, TEXT["location"]),
             "job_id": self.post(f"/v1/rag/collections/{collection}/ingest", {"sources": [TEXT]})["job_id"],
         }

@@ -8,12 +8,14 @@ import orjson
 import pytest
 
 from actors.runner import Runner
+from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.ids import new_id
 from kernel.storage import keys
 from kernel.storage.outbox import Flight, OutboxStore, Outcome
 from kernel.webhooks.record import EVENTS, valid_secrets
-from serve_apps.webhook_shapes import SENT
+from serve_apps.api import create_app
+from serve_apps.webhook_shapes import SENT, Delivery, WebhookShape
 from tests.api.conftest import FOREVER, Client, limited, take_in
 
 pytestmark = pytest.mark.anyio
@@ -366,8 +368,10 @@ class TestReadChangeDelete:
         )
 
     async def test_every_change_is_in_the_audit_log(self, owner: Client) -> None:
-        webhook = (await owner.ok("POST", PATH, ORDER))["id"]
-        await owner.ok("PATCH", f"{PATH}/{webhook}", {"events": ["*"]})
+        """Without secrets, and without URLs, for those may carry some."""
+        order = ORDER | {"url": "https://hooks.example.com/T0/B0/token-of-theirs"}
+        webhook = (await owner.ok("POST", PATH, order))["id"]
+        await owner.ok("PATCH", f"{PATH}/{webhook}", {"url": "https://example.com/other-token"})
         await owner.ok("POST", f"{PATH}/{webhook}/rotate-secret", {"secret": "another-secret"})
         await owner.ok("POST", f"{PATH}/{webhook}/test")
         await owner.ok("DELETE", f"{PATH}/{webhook}")
@@ -376,8 +380,10 @@ class TestReadChangeDelete:
         assert [entry["action"] for entry in reversed(entries)] == [
             *("webhook.create", "webhook.update", "webhook.rotate_secret", "webhook.test", "webhook.delete")
         ]
-        assert "your-webhook-secret" not in answer.text
-        assert "another-secret" not in answer.text
+        assert entries[-1]["details"] == {"host": "hooks.example.com", "events": ORDER["events"]}
+        assert entries[-2]["details"] == {"changed": ["url"]}
+        for secret in ("your-webhook-secret", "another-secret", "token-of-theirs", "other-token"):
+            assert secret not in answer.text
 
 
 class TestRotate:
@@ -465,6 +471,8 @@ class TestDeliveries:
         (attempt,) = dead["attempts"]
         assert (attempt["status_code"], attempt["error"], attempt["body"]) == (500, "status", "oh <b>no</b>")
         shown = await owner.ok("GET", f"{PATH}/{webhook}")
+        WebhookShape.model_validate(shown)
+        Delivery.model_validate(dead)
         assert shown["status"] == "failing"
         assert shown["failing_since"] == attempt["at"] == shown["last_delivery"]["at"]
         assert shown["last_delivery"] == shown["last_delivery"] | {"id": dead["id"], "error": "status"}
@@ -506,6 +514,69 @@ class TestDeliveries:
     async def test_not_of_what_is_not_there(self, owner: Client, name: str) -> None:
         answer = await owner("POST", f"{PATH}/{await made(owner)}/deliveries/{name}/redeliver")
         assert answer.status_code == 404
+
+
+class TestUrlsOfExecutions:
+    SECRET = f"{PATH}/signing-secret"
+
+    async def test_anonymous(self, anonymous: Client) -> None:
+        assert (await anonymous("GET", self.SECRET)).status_code == 401
+        assert (await anonymous("POST", f"{self.SECRET}/rotate")).status_code == 401
+
+    async def test_another_workspace_has_its_own(self, owner: Client, stranger: Client) -> None:
+        assert (await owner.ok("GET", self.SECRET)) != (await stranger.ok("GET", self.SECRET))
+
+    async def test_the_end_is_told_and_signed(
+        self, owner: Client, courier: Courier, kernel: Kernel, runner: Runner
+    ) -> None:
+        execution = await owner.execution(webhook_url="https://example.com/own", labels={"a": "b"})
+        await kernel.executions.wait(courier.workspace_id, execution, 20)
+        (flight,) = await courier.take()
+        assert flight.url == "https://example.com/own"
+        told = orjson.loads(flight.body)
+        assert (told["event"], told["data"]["execution_id"]) == ("execution.completed", execution)
+        assert told["data"]["result"]["output"] == "Hello Ada"
+        plain = await kernel.envelope.open(flight.sealed, flight.workspace_id, flight.signer, "secret")
+        (secret,) = valid_secrets(plain, kernel.clock.now_ms())
+        assert await owner.ok("GET", self.SECRET) == {"secret": secret.text, "secret_rotated_at": None}
+        assert (await owner("GET", f"{PATH}/{flight.webhook_id}")).status_code == 404
+        assert (await owner.ok("GET", PATH))["webhooks"] == []
+        await courier.end(flight)
+        assert await courier.take() == []
+
+    @pytest.mark.parametrize(
+        "url",
+        ["http://127.0.0.1", "http://169.254.169.254/x", "file:///x", "https://{{secret:x}}/", "", 5, "x"],
+    )
+    async def test_urls_that_are_refused(self, owner: Client, kernel: Kernel, url: Any) -> None:
+        agent, order = await owner.agent(), {"input": 1, "options": {"webhook_url": url}}
+        for path, body in (
+            (f"/v1/agents/{agent}/execute", order),
+            ("/v1/executions", order | {"flow": FAILS}),
+        ):
+            answer = await owner("POST", path, body)
+            assert answer.status_code == 422
+            assert answer.json()["error"]["details"]["field"] == "options.webhook_url"
+        assert (await owner.ok("GET", "/v1/executions"))["executions"] == []
+        assert await kernel.store.call("KEYS", "*:signing") == []
+
+    async def test_the_secret_is_rotated(self, owner: Client) -> None:
+        first = await owner("GET", self.SECRET)
+        assert first.headers["cache-control"] == "no-store"
+        assert await owner.ok("GET", self.SECRET) == first.json()
+        new = await owner.ok("POST", f"{self.SECRET}/rotate", {"secret": "another"})
+        assert new["secret"] == "another"
+        assert new == await owner.ok("GET", self.SECRET)
+        assert new["secret_rotated_at"] is not None
+        audit = (await owner.ok("GET", "/v1/audit", params={"action": "webhook.read_secret"}))["entries"]
+        assert [entry["target"] for entry in audit] == ["signing"] * 3
+        assert "another" not in str(audit)
+
+    async def test_limited_keys_may_not_see_it(self, owner: Client, kernel: Kernel) -> None:
+        agent = await owner.agent()
+        key = await limited(kernel.access, owner, scopes=["webhooks:write"], agents=[agent])
+        assert (await Client(owner.http, key)("GET", self.SECRET)).status_code == 403
+        assert (await Client(owner.http, key)("POST", f"{self.SECRET}/rotate")).status_code == 403
 
 
 class TestEvents:
@@ -623,3 +694,23 @@ class TestEvents:
         await take_in(kernel, owner, await owner.collection(), {"type": "text", "location": "a", "text": "b"})
         for told in await courier.told():
             SENT[told["event"]][1].model_validate(told["data"])
+
+
+class TestDocument:
+    """Its part `webhooks` says what receivers get."""
+
+    def test_every_event_is_there_with_an_example_that_fits(self) -> None:
+        document = create_app(Settings()).state.document.value
+        assert set(document["webhooks"]) == {*EVENTS, "webhook.test"} - {"*"}
+        for event, methods in document["webhooks"].items():
+            operation = methods["post"]
+            assert operation["summary"]
+            assert {part["name"] for part in operation["parameters"]} == {
+                *("webhook-id", "webhook-timestamp", "webhook-signature")
+            }
+            content = operation["requestBody"]["content"]["application/json"]
+            example = content["example"]
+            assert list(example) == content["schema"]["required"] == ["event", "timestamp", "data"]
+            assert example["event"] == event
+            SENT[event][1].model_validate(example["data"])
+            assert SENT[event][1].__name__ in document["components"]["schemas"]

@@ -21,7 +21,19 @@ from tests.api.conftest import HELLO, Client, take_in
 SECRET = {"name": "Key", "type": "password", "value": "correct horse"}
 HOOK = {"url": "https://example.com/hook", "events": ["agent.deleted"]}
 DOCUMENT = {"type": "text", "location": "a.md", "text": "Something to find"}
-PREFIXES: tuple[Prefix, ...] = ("agent", "exec", "key", "ws", "user", "col", "doc", "job", "wh", "evt", "cred")
+PREFIXES: tuple[Prefix, ...] = (
+    "agent",
+    "exec",
+    "key",
+    "ws",
+    "user",
+    "col",
+    "doc",
+    "job",
+    "wh",
+    "evt",
+    "cred",
+)
 KEPT_HEADERS = ("content-type", "content-length", "etag", "location", "link", "retry-after", "cache-control")
 MADE_NEW = (
     (re.compile(r"cxk_[a-z]+_\w+"), "<token>"),
@@ -134,6 +146,7 @@ def bodies(names: Names, own: str) -> dict[str, list[Any]]:
             {"all": True, "key_id": names.key_id, "reason": "x"},
         ],
         "POST /v1/webhooks": [HOOK],
+        "POST /v1/webhooks/signing-secret/rotate": [None],
         "PATCH /v1/webhooks/{webhook_id}": [{"events": ["*"]}],
         "POST /v1/webhooks/{webhook_id}/rotate-secret": [None, {"secret": "x"}],
         "PUT /v1/usage/budgets": [

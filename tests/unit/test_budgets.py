@@ -7,10 +7,12 @@ from typing import Any
 import orjson
 import pytest
 
+from kernel.clock import ManualClock
 from kernel.errors import Conflict, RateLimitError
 from kernel.executions.budget import Budget as Bounds
 from kernel.storage import keys
 from kernel.storage.budgets import Budget, BudgetStore, Length, UnknownIds, begins_again
+from kernel.storage.embedded import Embedded, EmbeddedStore
 from kernel.storage.outbox import OutboxStore
 from kernel.storage.store import Store
 from tests.unit.test_ends import NOW, SPENT, WS, Desk
@@ -87,6 +89,19 @@ async def test_agents_and_keys_have_their_own(office: Office) -> None:
     ]
     await office.put(*(budget(1000, scope, name) for scope, name in names))
     assert await office.spent() == [111, 100, 10, 110, 1]
+
+
+async def test_embeddings_are_spent_too(office: Office) -> None:
+    """A search costs less than the millionth of a USD that budgets are counted in."""
+    await office.store.call("ZADD", keys.key("workspace_keys", WS), 0, "key_1")
+    await office.put(budget(4, alerts=(0.5,)), budget(100, "key", "key_1", period="day"))
+    account = EmbeddedStore(office.store, ManualClock(NOW))
+    for model, key in (("free", "key_1"), ("ada", "key_1"), ("ada", "key_1"), ("ada", "key_2"), ("ada", "key_1")):
+        cost = 0.0 if model == "free" else 0.6e-6
+        await account.add(WS, key, [Embedded(model, 6, cost, "col_1")])
+    await office.pay(1)
+    assert await office.spent() == [3, 2]
+    assert [one["data"]["spent"] for one in await office.told()] == [0.000002]
 
 
 async def test_each_threshold_is_told_of_once(office: Office) -> None:

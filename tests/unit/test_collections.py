@@ -36,17 +36,19 @@ class TestWeigh:
         self, library: Library, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("kernel.knowledge.collections.WEIGHED_AT_ONCE", 2)
-        assert await library.collections.weigh(WS) == 0
-        for name in ("one", "two", "three"):
-            await library.add(await library.make(name), Doc("a", ["cat", "a dog"]))
+        assert await library.collections.weigh(WS) == {}
+        made = [await library.make(name) for name in ("one", "two", "three")]
+        for one in made:
+            await library.add(one, Doc("a", ["cat", "a dog"]))
         await library.make("other", OTHER)
         texts = sum(
             record["bytes"] for record in (await library.collections.list(WS, None, PageQuery(limit=9))).items
         )
         assert texts > 0
-        assert await library.collections.weigh(WS) == 3 * 2 * 8 * 4 + texts
+        weights = await library.collections.weigh(WS)
+        assert weights == dict.fromkeys((one.id for one in made), 2 * 8 * 4 + texts // 3)
         monkeypatch.setattr(Models, "check_embedding", lambda self, model: "gone")
-        assert await library.collections.weigh(WS) == texts
+        assert sum((await library.collections.weigh(WS)).values()) == texts
 
 
 class TestCreate:

@@ -12,7 +12,10 @@ from kernel.knowledge.ranking import likeness
 from kernel.knowledge.record import CollectionPatch, CollectionRecord
 from kernel.knowledge.search import Search, SearchOrder
 from kernel.models.seam import Tokens
+from kernel.storage import keys
 from kernel.storage.chunks import Capabilities
+from kernel.storage.counts import HOUR_MS
+from kernel.storage.embedded import EmbeddedStore
 from kernel.storage.vectors import VectorStore
 from tests.knowledge import WS, Doc, Library, Models
 
@@ -94,10 +97,10 @@ class TestModes:
         vectors = NoWords(milvus_url)
         search = library.over(vectors)
         fresh = await library.collections.get(WS, pets.id)
-        found = await search.search(WS, [fresh], SearchOrder(query="dog"))
+        found = await search.answer(WS, "key_1", [fresh], SearchOrder(query="dog"))
         assert (found.fallback, found.results[0].keyword) == ("dense", None)
         with pytest.raises(ValidationError) as refused:
-            await search.search(WS, [fresh], SearchOrder(query="dog", mode="keyword"))
+            await search.answer(WS, "key_1", [fresh], SearchOrder(query="dog", mode="keyword"))
         assert refused.value.details["field"] == "mode"
         await vectors.aclose()
 
@@ -219,7 +222,7 @@ class TestSeveral:
         food = await library.make("food", embedding_model="other")
         await library.add(food, Doc("soup", ["cat soup"]), Doc("bread", ["bread"]))
         records = [await library.collections.get(WS, one.id) for one in (pets, food)]
-        found = await library.search.search(WS, records, SearchOrder(query="cat", top_k=4))
+        found = await library.search.answer(WS, "key_1", records, SearchOrder(query="cat", top_k=4))
         firsts = {(one.collection_id, one.hit.text) for one in found.results[:2]}
         assert firsts == {(pets.id, "cat cat"), (food.id, "cat soup")}
         assert [one.score for one in found.results[:2]] == [1.0, 1.0]
@@ -230,14 +233,14 @@ class TestSeveral:
         food = await library.make("food")
         await library.add(food, Doc("soup", ["soup"]))
         records = [await library.collections.get(WS, one.id) for one in (pets, food)]
-        await library.search.search(WS, records, SearchOrder(query="cat"))
+        await library.search.answer(WS, "key_1", records, SearchOrder(query="cat"))
         assert library.embedded == ["words"]
 
     async def test_reranked_all_together(self, library: Library, pets: CollectionRecord) -> None:
         food = await library.make("food")
         await library.add(food, Doc("soup", ["a very long text about soup"]))
         records = [await library.collections.get(WS, one.id) for one in (pets, food)]
-        found = await library.search.search(WS, records, SearchOrder(query="cat", rerank=True, top_k=1))
+        found = await library.search.answer(WS, "key_1", records, SearchOrder(query="cat", rerank=True, top_k=1))
         assert found.results[0].hit.location == "soup"
 
 
@@ -255,7 +258,7 @@ class TestChanges:
             ),
             before.item,
         )
-        found = await library.search.search(WS, [stale], SearchOrder(query="cat"))
+        found = await library.search.answer(WS, "key_1", [stale], SearchOrder(query="cat"))
         assert [one.hit.text for one in found.results] == ["cat"]
 
     async def test_a_collection_that_goes_meanwhile_has_nothing(
@@ -263,7 +266,7 @@ class TestChanges:
     ) -> None:
         record = await library.collections.get(WS, pets.id)
         await library.collections.delete(WS, record.id)
-        assert (await library.search.search(WS, [record], SearchOrder(query="cat"))).results == []
+        assert (await library.search.answer(WS, "key_1", [record], SearchOrder(query="cat"))).results == []
 
     async def test_vectors_that_are_lost_are_told_of(self, library: Library, pets: CollectionRecord) -> None:
         await library.vectors.drop(pets.vectors)
@@ -278,18 +281,58 @@ class TestChanges:
         search = library.over(vectors)
         record = await library.collections.get(WS, pets.id)
         with pytest.raises(Unavailable):
-            await search.search(WS, [record], SearchOrder(query="cat"))
+            await search.answer(WS, "key_1", [record], SearchOrder(query="cat"))
 
     async def test_a_model_that_is_away_is_told_of(self, library: Library, pets: CollectionRecord) -> None:
         async def embedder(ws: str, model: str) -> Any:
             raise ProviderError("Model 'words' needs the credential 'x'")
 
-        search = Search(library.collections, embedder, Models())
+        search = Search(library.collections, embedder, Models(), EmbeddedStore(library.store, library.clock))
         record = await library.collections.get(WS, pets.id)
         with pytest.raises(ProviderError):
-            await search.search(WS, [record], SearchOrder(query="cat"))
-        found = await search.search(WS, [record], SearchOrder(query="cat", mode="keyword"))
+            await search.answer(WS, "key_1", [record], SearchOrder(query="cat"))
+        found = await search.answer(WS, "key_1", [record], SearchOrder(query="cat", mode="keyword"))
         assert found.results[0].hit.location == "cats"
+
+
+class TestAccount:
+    async def used(self, library: Library) -> dict[str, int]:
+        hour = str(library.clock.now_ms() // HOUR_MS)
+        flat = await library.store.call("HGETALL", keys.key("usage", WS, hour=hour))
+        found = {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+        return {name: count for name, count in found.items() if name[0] in "xyz"}
+
+    async def test_a_search_counts_by_model_collection_and_key(
+        self, library: Library, pets: CollectionRecord
+    ) -> None:
+        await library.find(pets, "cat or dog")
+        await library.find(pets, "cat", mode="keyword")
+        ways = ("", "|m|words", f"|o|{pets.id}", "|k|key_1")
+        assert await self.used(library) == {f"{name}{of}": n for of in ways for name, n in (("x", 3), ("y", 6000))}
+
+    async def test_one_of_several_collections_is_of_none_of_them(
+        self, library: Library, pets: CollectionRecord
+    ) -> None:
+        food, other = await library.make("food"), await library.make("other", embedding_model="other")
+        for one in (food, other):
+            await library.add(one, Doc("soup", ["soup"]))
+        empty = await library.make("empty", embedding_model="other")
+        records = [await library.collections.get(WS, one.id) for one in (pets, food, other, empty)]
+        await library.search.answer(WS, "key_1", records, SearchOrder(query="cat"))
+        used = await self.used(library)
+        assert (used["x"], used["x|m|words"], used["z|m|other"]) == (2, 1, 1)
+        assert {name: count for name, count in used.items() if "|o|" in name} == {
+            f"x|o|{other.id}": 1,
+            f"z|o|{other.id}": 1,
+        }
+
+    async def test_one_that_is_not_answered_counts_nothing(
+        self, library: Library, pets: CollectionRecord
+    ) -> None:
+        await library.vectors.drop(pets.vectors)
+        with pytest.raises(Unavailable):
+            await library.find(pets)
+        assert (library.embedded, await self.used(library)) == (["words"], {})
 
 
 class TestBill:

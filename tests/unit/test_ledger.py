@@ -69,10 +69,14 @@ class House:
         return None if score is None else int(float(score)) - FIRST
 
     async def sample_at(self, hour: int) -> None:
-        await self.usage.sample(WS, START + hour * HOUR_MS, 1)
+        await self.usage.sample(WS, START + hour * HOUR_MS, 1, {})
 
     def files(self) -> list[str]:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*.parquet"))
+
+
+async def no_vectors(workspace_id: str) -> dict[str, int]:
+    return {}
 
 
 @pytest.fixture
@@ -286,7 +290,7 @@ class TestSampler:
         await house.objects.put(f"{collection_folder(WS, 'col_1', 'jobs')}/job_1/sources", b"x" * 40)
         await house.objects.put(f"usage/workspace={WS}/day=2023-12-31/day.parquet", b"x" * 50)
         await house.objects.put(f"archive/{OTHER}/a.parquet", b"x" * 7)
-        sampler = Sampler(house.usage, (objects_of(house.objects),), house.clock)
+        sampler = Sampler(house.usage, (objects_of(house.objects),), no_vectors, house.clock)
         await sampler.round()
         await house.objects.put(f"archive/{OTHER}/b.parquet", b"x" * 3)
         await sampler.round()
@@ -302,17 +306,22 @@ class TestSampler:
                 raise ValueError("no numbers")
             return 3
 
-        await Sampler(house.usage, (broken,), house.clock).round()
+        await Sampler(house.usage, (broken,), no_vectors, house.clock).round()
         assert (await house.read(), await house.read(OTHER)) == ({}, {0: Counts(stored=3, samples=1)})
 
-    async def test_further_weighers_add_up(self, house: House) -> None:
+    async def test_vectors_add_up_and_are_noted_by_collection(self, house: House) -> None:
         await house.store.call("HSET", keys.key("workspace", WS), "name", "x")
+        await house.objects.put(f"archive/{WS}/a.parquet", b"x" * 100)
 
-        async def vectors(workspace_id: str) -> int:
-            return 40 + len(workspace_id)
+        async def vectors(workspace_id: str) -> dict[str, int]:
+            return {"col_1": 40, "col_2": len(workspace_id)}
 
-        await Sampler(house.usage, (objects_of(house.objects), vectors), house.clock).round()
-        assert (await house.read())[0].stored == 40 + len(WS)
+        sampler = Sampler(house.usage, (objects_of(house.objects),), vectors, house.clock)
+        for _ in range(2):
+            await sampler.round()
+        assert (await house.read())[0].stored == 2 * (100 + 40 + len(WS))
+        bucket = await house.usage.bucket(WS, FIRST)
+        assert (bucket["b|o|col_1"], bucket["s|o|col_1"], bucket["b|o|col_2"]) == (80, 2, 2 * len(WS))
 
     async def test_the_weight_in_redis_is_near_what_it_takes(self, house: House) -> None:
         assert await house.usage.weigh(WS) == 0

@@ -13,6 +13,7 @@ from kernel.metering import admission
 from kernel.metering.admission import Admission, Standing
 from kernel.metering.limits import HOLD, SECOND, SMALLEST_SHARED, Bucket, Limit, settle
 from kernel.storage import keys
+from kernel.storage import meter as meter_store
 from kernel.storage.meter import Ask, MeterStore, Settled
 from kernel.storage.store import Store
 
@@ -216,6 +217,39 @@ class TestInRedis:
         assert (await _counted(store))[b"r"] == b"1"
 
     @pytest.mark.anyio
+    async def test_each_of_many_gets_its_own_answer(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(meter_store, "MOST_A_STEP", 3)
+        asks = [_ask(WIDE, 1, waiting=n)._replace(workspace_id=f"ws_{n}") for n in range(1, 101)]
+        settled = await MeterStore(store).settle(0, asks)
+        assert [one.granted for one in settled] == [*range(1, 101)]
+        assert [one.remaining for one in settled] == [WIDE.burst - n for n in range(1, 101)]
+
+    @pytest.mark.anyio
+    async def test_holders_of_one_bucket_in_one_step_share_it(self, store: Store) -> None:
+        asks = [_ask(FREE, n, waiting=20)._replace(holder=f"holder {n}") for n in range(1, 5)]
+        meter = MeterStore(store)
+        first, again = await meter.settle(0, asks), await meter.settle(0, asks)
+        assert first == again
+        assert [one.granted for one in first] == [20, 20, 10, 0]
+
+    @pytest.mark.anyio
+    async def test_one_that_is_settled_already_holds_up_no_other(self, store: Store) -> None:
+        meter, done = MeterStore(store), _ask(WIDE, 1, waiting=3)
+        await meter.settle(0, [done])
+        fresh = _ask(WIDE, 2, waiting=4)._replace(holder="other")
+        assert [one.granted for one in await meter.settle(0, [done, fresh])] == [3, 4]
+        assert (await _counted(store))[b"r"] == b"7"
+
+    @pytest.mark.anyio
+    async def test_a_bucket_of_a_year_is_counted_to_the_microsecond(self, store: Store) -> None:
+        year = Limit.hourly(1, 8_760)
+        settled = await MeterStore(store).settle_at(_ask(year, 1, waiting=8_760))
+        assert (settled.granted, settled.remaining) == (8_760, 0)
+        assert (settled.wait, settled.full) == (year.emission, year.capacity)
+
+    @pytest.mark.anyio
     async def test_nothing_stays_reserved_for_holders_that_are_long_gone(self, store: Store) -> None:
         meter = MeterStore(store)
         now = NOON
@@ -306,6 +340,13 @@ class Hands:
         return self.s
 
 
+async def settled_all(door: Admission) -> None:
+    """Tells what was spent, and waits for the answer."""
+    door._tell()
+    while any(task and not task.done() for task in door._asking):  # noqa: ASYNC110
+        await asyncio.sleep(0)
+
+
 @pytest.mark.anyio
 class TestAdmission:
     async def test_those_who_come_together_leave_in_one_call(self) -> None:
@@ -330,9 +371,7 @@ class TestAdmission:
         door = Admission(desk, now)
         for _ in range(4):
             assert (await door.admit("ws_1", "key_1", WIDE)).admitted
-            door._tell()
-            while any(task and not task.done() for task in door._asking):  # noqa: ASYNC110
-                await asyncio.sleep(0)
+            await settled_all(door)
             now.s += 1
         asked = [(ask.waiting, ask.spare, ask.spent) for ask in desk.asks]
         assert asked == [(1, 1, 0), (0, 1, 1), (0, 1, 1), (0, 1, 1)]
@@ -397,6 +436,31 @@ class TestAdmission:
         await asking
         await door.admit("ws_1", "key_1", WIDE)
         assert [ask.waiting for ask in desk.asks] == [1, 1]
+
+    async def test_what_is_not_spent_goes_back_by_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(admission, "KEEP_S", 0.01)
+        desk = Desk()
+        await Admission(desk).admit("ws_1", "key_1", WIDE)
+        async with asyncio.timeout(5):
+            while len(desk.asks) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0)
+        assert [(ask.spare, ask.kept) for ask in desk.asks] == [(1, 0), (0, 0)]
+
+    async def test_what_is_held_anew_does_not_go_back_yet(self) -> None:
+        desk, now = Desk(), Hands()
+        door = Admission(desk, now)
+        await door.admit("ws_1", "key_1", WIDE)
+        account = door._accounts["key_1"]
+        now.s += 10
+        await door.admit("ws_1", "key_1", WIDE)
+        await settled_all(door)
+        now.s += 11
+        door._look(account)
+        assert (account.holds(now.s), desk.calls) == (1, 2)
+        now.s += 10
+        door._look(account)
+        await settled_all(door)
+        assert (desk.asks[-1].kept, desk.asks[-1].spare, desk.calls) == (0, 0, 3)
 
     async def test_what_was_held_under_another_limit_goes_back(self) -> None:
         desk, now = Desk(), Hands()

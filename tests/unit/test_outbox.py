@@ -344,6 +344,62 @@ class TestRedelivery:
             await self.redeliver(post, await post.endpoint(), new_id("evt"))
 
 
+class TestUrlsOfExecutions:
+    """An endpoint for one event, which leaves nothing behind."""
+
+    @pytest.fixture
+    async def signed(self, post: Post) -> Post:
+        assert await post.webhooks.signing(WS) is None
+        assert await post.webhooks.signing(WS, b"own") == b"own"
+        assert await post.webhooks.signing(WS, b"other") == b"own"
+        return post
+
+    @pytest.mark.parametrize("verdict", ["delivered", "dead", "gone"])
+    async def test_it_is_told_and_forgotten(self, signed: Post, verdict: str) -> None:
+        before = set(await signed.store.call("KEYS", "*"))
+        await signed.end_of(new_id("exec"))
+        (event_id,) = await signed.fan()
+        (flight,) = await signed.take()
+        assert (flight.event_id, flight.url) == (event_id, "https://own.example.com")
+        assert (flight.sealed, flight.signer) == (b"own", "signing")
+        assert await signed.end(flight, verdict) == []
+        left = set(await signed.store.call("KEYS", "*")) - before
+        assert left == {keys.shard_key("outbox", SHARD).encode()}
+
+    async def test_it_is_tried_again(self, signed: Post) -> None:
+        await signed.end_of(new_id("exec"))
+        await signed.fan()
+        (flight,) = await signed.take()
+        await signed.end(flight, "retry", retry_at=signed.now + 5000)
+        signed.clock.advance(5000)
+        (again,) = await signed.take()
+        assert (again.attempt, again.body, again.event_id) == (2, flight.body, flight.event_id)
+
+    async def test_it_is_no_endpoint_of_the_workspace(self, signed: Post) -> None:
+        await signed.end_of(new_id("exec"))
+        await signed.fan()
+        (flight,) = await signed.take()
+        assert await signed.webhooks.read(WS, flight.webhook_id) is None
+        assert (await signed.webhooks.page(WS, PAGE)) == (0, [])
+
+    async def test_endpoints_get_the_same_event(self, signed: Post) -> None:
+        webhook = await signed.endpoint("execution.completed")
+        await signed.end_of(new_id("exec"))
+        await signed.fan()
+        own, other = sorted(await signed.take(), key=lambda flight: flight.webhook_id == webhook)
+        assert (own.event_id, own.body) == (other.event_id, other.body)
+        await signed.end(own)
+        assert len(await signed.kept()) == 1
+        assert (other.signer, other.sealed) == (webhook, b"sealed")
+
+    async def test_a_body_that_is_gone_ends_it(self, signed: Post) -> None:
+        await signed.end_of(new_id("exec"))
+        await signed.fan()
+        await signed.store.call("DEL", *await signed.kept())
+        assert await signed.take() == []
+        assert await signed.store.call("KEYS", "*:wh:wh_*") == []
+
+
 class TestCouriers:
     async def test_one_at_a_time(self, post: Post) -> None:
         await post.endpoint()

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from configs.settings import Ingestion
-from kernel.clock import ManualClock
+from kernel.clock import ManualClock, rfc3339
 from kernel.errors import ProviderError, Unavailable
 from kernel.knowledge import pipeline
 from kernel.knowledge.contract import Found
@@ -16,6 +16,7 @@ from kernel.knowledge.pipeline import ingest_batch
 from kernel.knowledge.work import Block, Listed
 from kernel.knowledge.writing import Writer
 from kernel.storage import keys
+from kernel.storage.counts import HOUR_MS
 from kernel.storage.jobs import JobLost, Lease, VectorsMoved
 from kernel.storage.store import Store
 from tests.ingestion import COLLECTION, WS, Bench, Crash, Documents
@@ -52,6 +53,12 @@ async def ingest(
     return {one.location: one.outcome for one in done}
 
 
+async def usage_of(store: Store, clock: ManualClock) -> dict[str, int]:
+    """What this hour counts."""
+    flat = await store.call("HGETALL", keys.key("usage", WS, hour=str(clock.now_ms() // HOUR_MS)))
+    return {flat[i].decode(): int(flat[i + 1]) for i in range(0, len(flat), 2)}
+
+
 class TestTaking:
     async def test_documents_are_shown_with_all_their_chunks(self, bench: Bench) -> None:
         assert await ingest(bench, Documents(TEXTS)) == dict.fromkeys(TEXTS, "done")
@@ -80,7 +87,7 @@ class TestTaking:
         await bench.open()
         sizes: list[int] = []
 
-        async def embed(texts: Any) -> list[list[float]]:
+        async def embed(texts: Any, used: Any) -> list[list[float]]:
             sizes.append(len(texts))
             return [[1.0, 0.0]] * len(texts)
 
@@ -167,10 +174,10 @@ class TestFailing:
     async def test_one_that_the_embedder_refuses(self, bench: Bench) -> None:
         embed = bench.words.embed
 
-        async def refusing(texts: Any) -> list[list[float]]:
+        async def refusing(texts: Any, used: Any) -> list[list[float]]:
             if "three" in texts:
                 raise ProviderError("Refused", None, None, False)
-            return await embed(texts)
+            return await embed(texts, used)
 
         bench.words.embed = refusing  # type: ignore[method-assign]
         assert await ingest(bench, Documents(TEXTS)) == {"a": "done", "b": "failed", "c": "done"}
@@ -201,10 +208,10 @@ class TestFences:
         held, other = await lease(bench), await lease(bench)
         embed = bench.words.embed
 
-        async def meanwhile(texts: Any) -> list[list[float]]:
+        async def meanwhile(texts: Any, used: Any) -> list[list[float]]:
             bench.words.embed = embed  # type: ignore[method-assign]
             await ingest(bench, Documents({"a": "theirs"}), held=other)
-            return await embed(texts)
+            return await embed(texts, used)
 
         bench.words.embed = meanwhile  # type: ignore[method-assign]
         assert await ingest(bench, Documents({"a": "ours", "b": "x"}), held=held) == {
@@ -234,6 +241,30 @@ class TestFences:
         size = str(sum(map(len, TEXTS.values()))).encode()
         named = dict(zip(used[::2], used[1::2], strict=True))
         assert named == {b"i": size, f"i|o|{COLLECTION}".encode(): size, b"i|k|key_1": size}
+
+    async def test_what_a_provider_embedded_counts_once_with_its_block(
+        self, bench: Bench, store: Store, clock: ManualClock
+    ) -> None:
+        held, bench.price = await lease(bench), 2.5e-8
+        revive = crash_at(bench, Documents(TEXTS), "committed")
+        with pytest.raises(Crash):
+            await ingest(bench, Documents(TEXTS), held=held)
+        revive()
+        await ingest(bench, Documents(TEXTS), held=held)
+        bench.price = None
+        await ingest(bench, Documents({"d": "seven"}))
+        used = await usage_of(store, clock)
+        for of in ("", f"|o|{COLLECTION}", "|k|key_1", "|m|words"):
+            assert [used.get(f"{metric}{of}") for metric in "xyz"] == [70, 1500, 1], of
+        spent = await store.call("HGETALL", keys.key("spend", WS, period=rfc3339(clock.now_ms())[:7]))
+        assert dict(zip(spent[::2], spent[1::2], strict=True)) == {b"y": b"1500", b"y|k|key_1": b"1500"}
+
+    async def test_what_was_embedded_for_a_clash_counts_too(
+        self, bench: Bench, store: Store, clock: ManualClock
+    ) -> None:
+        bench.price = 1e-6
+        await self.test_another_s_change_meanwhile_is_seen(bench)
+        assert (await usage_of(store, clock))["x"] == 10 * len(bench.words.embedded) == 40
 
     async def test_a_document_listed_twice_counts_once_as_done(self, bench: Bench) -> None:
         held = await lease(bench)
@@ -267,7 +298,7 @@ class TestFences:
         monkeypatch.setattr(pipeline, "HELD_EVERY_S", 0.01)
         held = await lease(bench)
 
-        async def forever(texts: Any) -> list[list[float]]:
+        async def forever(texts: Any, used: Any) -> list[list[float]]:
             await bench.jobs.cancel(WS, held.job_id, 5)
             await asyncio.Event().wait()
             raise AssertionError

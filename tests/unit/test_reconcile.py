@@ -100,6 +100,7 @@ async def test_equal_wherever_they_are(office: Office) -> None:
     kept = await office.ended(START + 49 * HOUR_MS, cost=None, known=4)
     assert await office.executions.status(WS, early[0]) is None
     assert await office.executions.status(WS, kept) == "completed"
+    await add_usage(office.store, WS, START // HOUR_MS + 49, {"x": 70, "y": 9_000, "z": 1, "x|m|ada": 70})
     expected = [
         ("2024-01-10", Sum(2, 5, 5), True),
         ("2024-01-11", Sum(2, 30, 42), True),

@@ -117,6 +117,19 @@ async def test_the_version_changes_with_the_object(around: Surroundings, endpoin
     assert before.version == same.version != after.version
 
 
+async def test_without_a_credential_only_what_the_operator_has_opened(
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    location = "s3://bucket/docs/guide.md"
+    with pytest.raises(SourceError, match="CODEXOS_INGESTION__S3_ENVIRONMENT"):
+        await listed(opened(around, type="file", location=location))
+    opened_up = around.settings.model_copy(update={"s3_environment": True})
+    (found,) = await listed(opened(replace(around, settings=opened_up), type="file", location=location))
+    assert found.location == location
+
+
 async def test_another_machine_fetches_what_this_one_listed(around: Surroundings) -> None:
     fields = {"type": "file", "location": "s3://bucket/docs/", "credential_id": CREDENTIAL}
     found, *_ = await listed(opened(around, **fields))

@@ -50,6 +50,7 @@ BAD = [
     (URL | {"crawl": {"include": ["/"]}}, "include"),
     (URL | {"crawl": {"exclude": [""]}}, "exclude"),
     (URL | {"crawl": True}, "crawl"),
+    (FILE | {"name": " "}, "name"),
     *((URL | {"metadata": {key: 1}}, key) for key in ("tenant", "pk", "chunk_id", "document_id", "version")),
     *((URL | {"metadata": {key: 1}}, "metadata") for key in ("", "a\x00", "k" * 129)),
     (URL | {"metadata": {"a": "x" * 16_384}}, "metadata"),
@@ -243,7 +244,10 @@ async def test_an_upload() -> None:
     around = surroundings(uploads={"upload_1": upload, "upload_2": Upload("x", 65_000_000, "v1", read)})
     source = opened(around, type="file", location="upload_1")
     (found,) = await listed(source)
-    assert (found.location, found.title, found.version, found.size) == ("upload_1", "report.pdf", "v1", 5)
+    assert (found.location, found.title, found.version, found.size) == ("report.pdf", "report.pdf", "v1", 5)
+    assert found.origin == "upload_1"
+    (named,) = await listed(opened(around, type="file", location="upload_1", name="q3/report.pdf"))
+    assert (named.location, named.title, named.origin) == ("q3/report.pdf", "report.pdf", "upload_1")
     assert (await fetched(source, found)).data == b"%PDF-"
 
     large = opened(around, type="file", location="upload_2")

@@ -41,7 +41,7 @@ class Shelf:
     """A workspace's usage, and all that reads and moves it."""
 
     def __init__(self, store: Store, folder: Path):
-        self.store = store
+        self.store, self.folder = store, folder
         self.files = UsageFiles(ObjectStore(folder))
         self.stored = UsageStore(store, self.files)
         self.usage = Usage(self.stored, TARIFF)
@@ -101,12 +101,24 @@ async def test_totals_are_the_sum_of_the_parts(shelf: Shelf) -> None:
         "ingested_mb": 70.0,
         "unpriced_executions": 0,
         "late_executions": 14,
+        "embedding_tokens": 0,
+        "unpriced_embeddings": 0,
     }
     assert stats["costs"]["breakdown"] == {
         "compute": round(executions / 10_000, 6),
         "storage": 0,
         "api": 0.000042,
     }
+
+
+async def test_files_that_were_written_before_something_was_counted_have_none_of_it(shelf: Shelf) -> None:
+    await shelf.add(0, e=3, t=5, e_a_x=3)
+    await shelf.roll(48)
+    path = next(shelf.folder.rglob("day.parquet"))
+    pq.write_table(pq.read_table(path).drop_columns(["embedded", "embedded_cost"]), path)
+    stats = await shelf.stats(by="agent")
+    assert (stats["usage"]["executions"], stats["usage"]["embedding_tokens"]) == (3, 0)
+    assert stats["groups"][0]["usage"]["tokens"] == 0
 
 
 async def test_hours_count_where_they_begin(shelf: Shelf) -> None:
@@ -209,14 +221,43 @@ class TestGroups:
     async def test_sum_up_to_the_total(self, shelf: Shelf, by: GroupBy) -> None:
         letter = showing.KINDS[by].letter
         for hour in (0, 30, 90):
-            await shelf.add(
-                hour, e=9, t=90, c=900, r=4, b=100, s=1, **{f"t_{letter}_v": 40, f"c_{letter}_v": 400}
-            )
+            own = {"t": 40, "c": 400} if by != "collection" else {"x": 40, "y": 400_000, "b": 10, "s": 1}
+            counts = {"e": 9, "t": 90, "c": 900, "r": 4, "b": 100, "s": 1, "x": 50, "y": 500_000}
+            await shelf.add(hour, **counts, **{f"{name}_{letter}_v": count for name, count in own.items()})
         stats = await shelf.stats(by=by)
-        for name in ("tokens", "api_calls", "executions"):
-            assert sum(group["usage"][name] or 0 for group in stats["groups"]) == stats["usage"][name]
+        for name in ("tokens", "api_calls", "executions", "embedding_tokens", "storage_mb"):
+            of_groups = sum(group["usage"][name] or 0 for group in stats["groups"])
+            assert of_groups == pytest.approx(stats["usage"][name]), name
         total = sum(group["costs"]["total"] for group in stats["groups"])
         assert total == pytest.approx(stats["costs"]["total"])
+
+    @pytest.mark.parametrize("rolled", [False, True])
+    async def test_collections_have_what_they_took_in_embedded_and_store(
+        self, shelf: Shelf, rolled: bool
+    ) -> None:
+        """A sample an hour stands for the others of the hour, also where hours of a day are added up at once."""
+        for hour, samples in ((0, 1), (1, 3), (2, 0)):
+            of = {"b_o_x": 2_000_000_000 * samples, "s_o_x": samples, "b": 3_000_000_000 * samples, "s": samples}
+            await shelf.add(hour, i=7_000_000, i_o_x=5_000_000, x=30, y=9_000, x_o_x=20, y_o_x=6_000, **of)
+        if rolled:
+            await shelf.roll(48)
+        groups = await shelf.groups("collection")
+        usage, costs = groups["x"]["usage"], groups["x"]["costs"]
+        assert (usage["ingested_mb"], usage["embedding_tokens"], usage["storage_mb"]) == (15, 60, 2000)
+        assert costs == {"total": 4.000018, "breakdown": {"compute": 0.000018, "storage": 4, "api": 0}}
+        assert (usage["executions"], usage["tokens"]) == (None, None)
+        assert groups[None]["usage"]["storage_mb"] == 1000
+        assert groups[None]["costs"]["total"] == 2.000009
+
+    async def test_embeddings_by_model_stand_beside_the_tokens_of_executions(self, shelf: Shelf) -> None:
+        await shelf.add(0, t=5, c=50, x=4, y=2_000, t_m_chat=5, c_m_chat=50, x_m_ada=4, y_m_ada=2_000)
+        await shelf.add(1, x=3, z=1, x_m_new=3, z_m_new=1)
+        stats, groups = await shelf.stats(by="model"), await shelf.groups("model")
+        assert (stats["usage"]["tokens"], stats["usage"]["embedding_tokens"]) == (5, 7)
+        assert (stats["costs"]["total"], stats["usage"]["unpriced_embeddings"]) == (0.000052, 1)
+        assert groups["ada"]["usage"]["embedding_tokens"] == 4
+        assert groups["ada"]["costs"]["total"] == 0.000002
+        assert groups["new"]["costs"]["total"] is None
 
     async def test_keys_have_their_calls(self, shelf: Shelf) -> None:
         await shelf.add(0, r=10, r_k_one=7)

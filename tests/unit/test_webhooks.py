@@ -154,6 +154,13 @@ class TestRecording:
         (row,) = await post.outbox.rows(SHARD, 10)
         assert (row.event, row.execution_id) == ("execution.failed", execution)
 
+    async def test_a_url_of_its_own_is_told_of_the_end_alone(self, store: Store, post: Post) -> None:
+        desk, url = Desk(store), "https://example.com/own"
+        execution = await desk.accept(hook=url)
+        await desk.end(await desk.claim())
+        (row,) = await post.outbox.rows(SHARD, 10)
+        assert (row.event, row.execution_id, row.url) == ("execution.completed", execution, url)
+
     async def test_an_order_that_is_refused_tells_nothing(self, store: Store, post: Post) -> None:
         await post.endpoint()
         desk = Desk(store)

@@ -4,14 +4,14 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from kernel.knowledge.contract import Fetched, Found, Source, SourceError
-from kernel.knowledge.sources.file import S3, Bucket, UploadedFile
+from kernel.knowledge.sources.file import Bucket, UploadedFile, lack
 from kernel.knowledge.sources.github import Repository, remote_url
 from kernel.knowledge.sources.shapes import FileSource, GithubSource, SourceEntry, TextSource, UrlSource
 from kernel.knowledge.sources.surroundings import Surroundings, Upload
 from kernel.knowledge.sources.text import InlineText
 from kernel.knowledge.sources.url import Site, WebPage
 
-__all__ = ["SourceEntry", "Surroundings", "Upload", "open_source", "refusal"]
+__all__ = ["SourceEntry", "Surroundings", "Upload", "lack", "open_source", "refusal"]
 
 _Source = WebPage | Site | Repository | Bucket | UploadedFile | InlineText
 
@@ -39,8 +39,8 @@ def _source(entry: SourceEntry, around: Surroundings) -> _Source:
             return Site(entry, entry.crawl, around) if entry.crawl else WebPage(entry, around)
         case GithubSource():
             return Repository(entry, around)
-        case FileSource(location=location):
-            return Bucket(entry, around) if location.startswith(S3) else UploadedFile(entry, around)
+        case FileSource():
+            return UploadedFile(entry, around) if entry.is_upload else Bucket(entry, around)
         case TextSource():
             return InlineText(entry)
 

@@ -86,6 +86,8 @@ class Bucket:
     async def _files(self) -> Any:
         """The S3 file system of pyarrow. Raises SourceError."""
         if self._opened is None:
+            if reason := lack(self._entry, self._around):
+                raise SourceError(reason)
             secrets = await self._around.secrets(self._entry.credential_id)
             keys = _keys(secrets) if self._entry.credential_id else {}
             place = await self._place()
@@ -112,6 +114,8 @@ class Bucket:
 
 
 class UploadedFile:
+    """A document by its name, so that another upload of the same name takes its place."""
+
     def __init__(self, entry: FileSource, around: Surroundings):
         self._entry = entry
         self._around = around
@@ -119,12 +123,13 @@ class UploadedFile:
     async def list(self) -> AsyncGenerator[Found]:
         upload = await self._upload()
         yield Found(
-            location=self._entry.location,
+            location=self._entry.name or upload.name,
             title=upload.name,
             source_type=self._entry.kind,
             version=upload.version,
             size=upload.size,
             metadata=self._entry.metadata,
+            origin=self._entry.location,
         )
 
     async def fetch(self, found: Found) -> Fetched | None:
@@ -140,6 +145,16 @@ class UploadedFile:
             return await self._around.uploads(self._entry.location)
         except NotFound:
             raise SourceError(_no_upload(self._entry.location)) from None
+
+
+def lack(entry: FileSource, around: Surroundings) -> str | None:
+    """Why an object cannot be read without a credential; None when it can, or has one."""
+    if entry.is_upload or entry.credential_id or around.settings.s3_environment:
+        return None
+    return (
+        "S3 needs a credential. To read with the AWS keys of this installation's machine, its operator sets "
+        "CODEXOS_INGESTION__S3_ENVIRONMENT=true"
+    )
 
 
 def _no_upload(upload_id: str) -> str:

@@ -15,7 +15,8 @@ MAX_LOCATION = 2048
 MAX_TEXT_BYTES = 5_000_000
 MAX_METADATA_BYTES = 16_384
 MAX_RULES = 100
-RESERVED = frozenset({"tenant", "pk", "chunk_id", "document_id", "version"})
+RESERVED = ("chunk_id", "document_id", "pk", "tenant", "version")
+METADATA = f"goes with every chunk, to filter by; {', '.join(RESERVED)} are this product's own"
 
 _REPOSITORY = re.compile(r"(https?://[^/?#@\\\s]{1,300})((?:/[A-Za-z0-9_.~-]{1,200}){2,20})", re.IGNORECASE)
 _BRANCH = re.compile(
@@ -26,9 +27,13 @@ _UPLOAD = re.compile(r"upload_[0-9A-Za-z]{1,64}")
 _SOURCE_TYPE = r"^[A-Za-z0-9][A-Za-z0-9 ._-]{0,63}$"
 
 
+def _key(key: str) -> str:
+    if key in RESERVED:
+        raise ValueError(f"is this product's own, as are {', '.join(RESERVED)}")
+    return key
+
+
 def _metadata(metadata: dict[str, Any]) -> dict[str, Any]:
-    if taken := RESERVED & metadata.keys():
-        raise ValueError(f"must not have the field '{min(taken)}', which is this product's own")
     for key in metadata:
         clean_name(key)
     try:
@@ -99,14 +104,14 @@ Credential = Annotated[str, AfterValidator(_credential)]
 Glob = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(check_glob)]
 Rules = Annotated[list[Glob], at_most(MAX_RULES)]
 RepositoryPath = Annotated[str, Field(min_length=1, max_length=1024), AfterValidator(_path)]
-Metadata = Annotated[dict[str, Any], AfterValidator(_metadata)]
+Metadata = Annotated[dict[Annotated[str, AfterValidator(_key)], Any], AfterValidator(_metadata)]
 DocumentText = Annotated[str, AfterValidator(_text)]
 Title = Annotated[str, AfterValidator(_title)]
 
 
 class _Entry(Shape):
     type: str
-    metadata: Metadata = Field(default_factory=dict, description="goes with every chunk, to filter by")
+    metadata: Metadata = Field(default_factory=dict, description=METADATA)
     source_type: str | None = Field(
         None, pattern=_SOURCE_TYPE, description="what searches filter by; by default the type"
     )
@@ -154,9 +159,16 @@ class FileSource(_Entry):
     location: Annotated[str, AfterValidator(_file)] = Field(
         max_length=MAX_LOCATION, examples=["s3://bucket/file.pdf"]
     )
+    name: Annotated[str, AfterValidator(_place)] | None = Field(
+        None, description="of an upload: its document's location; by default the name of the file"
+    )
     credential_id: Credential | None = Field(
         None, description="has `access_key_id`, `secret_access_key`, perhaps `session_token` and `region`"
     )
+
+    @property
+    def is_upload(self) -> bool:
+        return self.location.startswith("upload_")
 
 
 class TextSource(_Entry):

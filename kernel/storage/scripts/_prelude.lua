@@ -197,8 +197,9 @@ local function open_budget(ws, field, text, day)
   local budget, length = cjson.decode(text), nil
   length, budget.kind, budget.id = string.match(field, '^(%a)|(%a)|(.*)$')
   budget.field, budget.period = field, length == 'd' and day or string.sub(day, 1, 7)
-  local count = budget.kind == 'w' and 'c' or 'c|' .. budget.kind .. '|' .. budget.id
-  budget.spent = tonumber(redis.call('HGET', K.spend(ws, budget.period), count) or 0)
+  local of = budget.kind == 'w' and '' or '|' .. budget.kind .. '|' .. budget.id
+  local spent = redis.call('HMGET', K.spend(ws, budget.period), 'c' .. of, 'y' .. of)
+  budget.spent = tonumber(spent[1] or 0) + math.floor(tonumber(spent[2] or 0) / 1000)
   return budget
 end
 
@@ -337,6 +338,34 @@ local function count_use(ws, now, agent, key, labels, spent)
     end
   end
   if use.t + use.c > 0 then count_spend(ws, now, agent, key, use) end
+end
+
+-- Adds the cost of embeddings, in thousandths of a millionth of a USD, to the spend of day and month.
+local function spend_embedded(ws, now, key, cost)
+  if cost == 0 then return end
+  local day = utc_day(now)
+  for _, period in ipairs({day, string.sub(day, 1, 7)}) do
+    add_use(K.spend(ws, period), {y = cost}, '')
+    if key ~= '' then add_use(K.spend(ws, period), {y = cost}, '|k|' .. key) end
+    expire_period(K.spend(ws, period), period)
+  end
+  for _, budget in ipairs(budgets_over(ws, day, '', key)) do tell_budget(ws, budget, now) end
+end
+
+-- Adds what was embedded to its hour, in all and by model, collection and key, and its cost to what was spent. `rows` is
+-- JSON, '' for nothing: of each {model, collection ('' several), tokens, cost as in `spend_embedded`, null when unknown}.
+local function count_embedded(ws, now, key, rows)
+  if rows == '' then return end
+  local bucket, cost = K.usage(ws, (use_hour(ws, now))), 0
+  for _, row in ipairs(decoded(rows)) do
+    local use = {x = rounded(row[3]), y = rounded(row[4]), z = row[4] == cjson.null and 1 or 0}
+    add_use(bucket, use, '')
+    add_use(bucket, use, '|m|' .. row[1])
+    if row[2] ~= '' then add_use(bucket, use, '|o|' .. row[2]) end
+    if key ~= '' then add_use(bucket, use, '|k|' .. key) end
+    cost = cost + use.y
+  end
+  spend_embedded(ws, now, key, cost)
 end
 
 -- Adds a model call of the journal to `sum`, whose costs are in USD; an unknown cost makes sums unknown.

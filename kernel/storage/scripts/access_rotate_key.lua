@@ -8,8 +8,10 @@ local function carry_on(from, length, day)
   local old, field = length .. '|k|' .. from, length .. '|k|' .. new
   local period = length == 'd' and day or string.sub(day, 1, 7)
   local spend, text = K.spend(ws, period), redis.call('HGET', K.budgets(ws), old)
-  local spent = redis.call('HGET', spend, 'c|k|' .. from)
-  if spent then redis.call('HSET', spend, 'c|k|' .. new, spent) end
+  for _, count in ipairs({'c|k|', 'y|k|'}) do
+    local spent = redis.call('HGET', spend, count .. from)
+    if spent then redis.call('HSET', spend, count .. new, spent) end
+  end
   if not text then return end
   redis.call('HSET', K.budgets(ws), field, text)
   local before, budget = open_budget(ws, old, text, day), open_budget(ws, field, text, day)

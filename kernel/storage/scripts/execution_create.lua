@@ -1,10 +1,10 @@
 -- Accepts an execution: slot, record, indices, first event and queue entry, or nothing.
 -- ARGV: ws, id, agent ('' inline), expected version ('' any), spec, priority, now, slots (-1 any), reply_to, event,
 --       idempotency record ('' none), API key, tokens of a day (-1 any), URL to be told of the end ('' none), n labels,
---       labels…,--       then node id and journal record by turns
+--       labels…, then node id and journal record by turns
 local ws, id, agent, version, spec, priority, now = unpack(ARGV, 1, 7)
 local slots, reply_to, event, idempotency, key = tonumber(ARGV[8]), ARGV[9], ARGV[10], ARGV[11], ARGV[12]
-local tokens, labels = tonumber(ARGV[13]), tonumber(ARGV[14])
+local tokens, hook, labels = tonumber(ARGV[13]), ARGV[14], tonumber(ARGV[15])
 local record, day = K.execution(ws, id), utc_day(tonumber(now))
 if redis.call('EXISTS', record) == 1 then return {'ok'} end
 if agent ~= '' then
@@ -28,13 +28,14 @@ end
 if not owns_key(idempotency, id) then return {'superseded'} end
 
 local names = {}
-for i = 1, labels do names[i] = ARGV[14 + i] end
+for i = 1, labels do names[i] = ARGV[15 + i] end
 redis.call('HSET', record, 'spec', spec, 'agent', agent, 'status', 'running', 'phase', 'queued', 'priority', priority,
   'created_at', now, 'epoch', 0, 'seq', 1, 'deliveries', 0, 'owner', '', 'reply_to', reply_to, 'key', key,
   'labels', table.concat(names, '\n'))
 if cap then redis.call('HSET', record, 'cap', string.format('%.0f', cap)) end
+if hook ~= '' then redis.call('HSET', record, 'hook', hook) end
 if tokens >= 0 then redis.call('HSET', record, 'cap_tokens', string.format('%.0f', left)) end
-for i = 15 + labels, #ARGV, 2 do redis.call('HSET', K.nodes(ws, id), ARGV[i], ARGV[i + 1]) end
+for i = 16 + labels, #ARGV, 2 do redis.call('HSET', K.nodes(ws, id), ARGV[i], ARGV[i + 1]) end
 append(ws, id, 1, event)
 redis.call('ZADD', K.executions(ws), 0, id)
 redis.call('ZADD', K.executions_by(ws, 'status', 'running'), 0, id)

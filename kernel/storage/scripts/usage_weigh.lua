@@ -1,6 +1,6 @@
 #!lua flags=no-writes
--- Estimates the bytes that a workspace's records take: a few executions, agents, collections, jobs and endpoints
--- of webhooks are weighed and stand for all. Large hashes are weighed by a few of their fields, as MEMORY USAGE does it.
+-- Estimates the bytes that a workspace's records take: a few executions, agents, collections, jobs, credentials
+-- and endpoints of webhooks are weighed and stand for all. Large hashes are weighed by a few of their fields, as MEMORY USAGE does it.
 -- ARGV: ws, how many of each to weigh
 local ws, few = ARGV[1], tonumber(ARGV[2])
 
@@ -39,6 +39,10 @@ local webhooks = all(K.webhooks(ws), 0, function(id)
     K.webhook_log_by(ws, id, 'pending'), K.webhook_log_by(ws, id, 'delivered'), K.webhook_log_by(ws, id, 'dead'))
 end)
 
+local credentials = all(K.credentials(ws), 3, function(id)
+  return weight(K.credential(ws, id), K.credential_users(ws, id))
+end)
+
 -- Hours that are not in Parquet, of three days at most, and the spend of days and months that has not expired.
 local function counts()
   local sum, oldest, now = 0, redis.call('ZSCORE', K.metered(), ws), server_now()
@@ -54,5 +58,6 @@ local function counts()
 end
 
 local rest = weight(K.workspace(ws), K.workspace_keys(ws), K.members(ws), K.audit(ws), K.archive(ws), K.archived(ws),
-  K.erased(ws), K.removed(ws), K.budgets(ws), K.webhook_events(ws), K.collection_names(ws))
-return math.floor(executions + agents + collections + jobs + webhooks + counts() + rest)
+  K.erased(ws), K.removed(ws), K.budgets(ws), K.webhook_events(ws), K.collection_names(ws),
+  K.credential_names(ws))
+return math.floor(executions + agents + collections + jobs + credentials + webhooks + counts() + rest)

@@ -6,6 +6,7 @@ client = Client(api_key="YOUR_API_KEY")
 result = client.agents.execute(agent_id="agent_abc123", input={"text": "Hello world"})
 """
 
+from codexos import webhooks
 from codexos._async.client import AsyncClient
 from codexos._limits import RateLimits
 from codexos._sync.client import Client
@@ -24,6 +25,7 @@ from codexos.errors import (
     UnavailableError,
     UnprocessableEntityError,
     WaitTimeoutError,
+    WebhookVerificationError,
 )
 
 __all__ = [
@@ -43,5 +45,7 @@ __all__ = [
     "UnavailableError",
     "UnprocessableEntityError",
     "WaitTimeoutError",
+    "WebhookVerificationError",
     "__version__",
+    "webhooks",
 ]

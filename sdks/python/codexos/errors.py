@@ -12,7 +12,8 @@
      │   ├─ RateLimitError         429  `limit` is requests, concurrent, jobs, tokens or budget
      │   ├─ InternalServerError    5xx  a bug on the other side
      │   └─ UnavailableError       503  something there is down or starting
-     └─ WaitTimeoutError                what was waited for goes on; only the waiting ended
+     ├─ WaitTimeoutError                what was waited for goes on; only the waiting ended
+     └─ WebhookVerificationError        a webhook got what is not from here, or not from now
 
 All can be pickled, so they come back whole from a Ray task.
 """
@@ -39,6 +40,10 @@ class APITimeoutError(APIConnectionError):
 
 class WaitTimeoutError(CodexOSError, TimeoutError):
     """It has not ended in the time that was given; it goes on."""
+
+
+class WebhookVerificationError(CodexOSError):
+    """It is not what the platform sent, or it was sent at another time."""
 
 
 class APIStatusError(CodexOSError):

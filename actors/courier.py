@@ -1,0 +1,38 @@
+"""The courier's actor: it delivers webhooks for its share of the shards, for as long as its process lives."""
+
+import asyncio
+from functools import partial
+from uuid import uuid4
+
+from actors.hosting import opened_kernel, patient, serve_or_exit
+from configs.settings import Settings
+from kernel.storage import keys
+from kernel.storage.subscriptions import Subscriptions
+from kernel.webhooks.courier import Courier
+
+
+async def serve(courier: Courier, subscriptions: Subscriptions) -> None:
+    """Runs until cancelled."""
+    await subscriptions.listen(keys.channel("outbox"), courier.told)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(patient(courier.keep))
+        for shard in courier.shards.values():
+            group.create_task(patient(partial(courier.tend, shard)))
+
+
+class CourierHost:
+    """number: of this courier among all that there are; it serves every so-manyth shard."""
+
+    async def __init__(self, name: str, number: int):  # type: ignore[misc]  # Ray awaits it
+        settings = Settings()
+        self._opened, kernel = await opened_kernel(settings, name=name)
+        shards = range(number, keys.SHARDS, settings.webhooks.couriers)
+        self._courier = kernel.courier(f"{name}-{uuid4().hex[:8]}", shards)
+        self._serving = serve_or_exit(serve(self._courier, kernel.subscriptions))
+
+    async def ready(self) -> str:
+        return self._courier.name
+
+    async def drain(self) -> None:
+        """Ends what is in flight and gives its shards up; the actor is to be ended then."""
+        await self._courier.drain()
