@@ -12,12 +12,18 @@ from kernel.webhooks.courier import Courier
 
 
 async def serve(courier: Courier, subscriptions: Subscriptions) -> None:
-    """Runs until cancelled."""
+    """Runs until it is told to end, and has."""
+    over = asyncio.Event()
     await subscriptions.listen(keys.channel("outbox"), courier.told)
+    await subscriptions.listen(keys.channel("drain"), lambda word: over.set() if word is not None else None)
     async with asyncio.TaskGroup() as group:
-        group.create_task(patient(courier.keep))
-        for shard in courier.shards.values():
-            group.create_task(patient(partial(courier.tend, shard)))
+        tended = [partial(courier.tend, shard) for shard in courier.shards.values()]
+        work = [group.create_task(patient(loop)) for loop in (courier.keep, *tended)]
+        await over.wait()
+        await courier.land()
+        for task in work:
+            task.cancel()
+    await courier.leave()
 
 
 class CourierHost:
@@ -32,7 +38,3 @@ class CourierHost:
 
     async def ready(self) -> str:
         return self._courier.name
-
-    async def drain(self) -> None:
-        """Ends what is in flight and gives its shards up; the actor is to be ended then."""
-        await self._courier.drain()

@@ -30,6 +30,8 @@ RAY = {
     "RAY_task_events_report_interval_ms": "0",
     "RAY_enable_timeline": "0",
     "RAY_enable_worker_prestart": "0",
+    # Ray would put all of its processes, replicas included, behind whatever else runs; bulk work steps back by itself.
+    "RAY_worker_niceness": "0",
     # A worker that has ended one window of an ingestion job is there for the next; it takes seconds to start.
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
 }

@@ -39,7 +39,8 @@ class DocumentShape(BaseModel):
 
     id: str = Field(description="always the same for the same location", examples=[DOCUMENT])
     location: str = Field(
-        description="what it is known by; of an upload the file's name", examples=["https://docs.example.com/auth"]
+        description="what it is known by; of an upload the file's name",
+        examples=["https://docs.example.com/auth"],
     )
     source_location: str = Field(
         description="the same; of an upload its id", examples=["https://docs.example.com/auth"]
@@ -92,8 +93,8 @@ class Result(BaseModel):
     document_id: str = Field(examples=[DOCUMENT])
     text: str = Field(examples=["Users are authenticated with a key in the Authorization header."])
     score: float = Field(
-        description="0 to 1. `dense`: the likeness. `keyword`: BM25 / (BM25 + 1). `hybrid`: how far up it stands, "
-        "1 for what is first both ways. With `rerank`: what that model says.",
+        description="0 to 1. `dense`: the likeness. `keyword`: BM25 / (BM25 + 1). `hybrid`: how near it comes to the "
+        "best both ways, 1 for what is the best both ways. With `rerank`: what that model says.",
         examples=[0.97],
     )
     scores: Scores

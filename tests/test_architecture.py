@@ -46,6 +46,7 @@ SHARED = {
     "owner",
     "access_turn",
     "metered",
+    "stale",
     "busy",
     "jobs_waiting",
     "jobs_running",

@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.backoff import Backoff
+from cluster.drain import drain
+from cluster.environment import store_url
 from cluster.failure import Refused
 from cluster.layout import ROOT, Home
 from cluster.parts.contract import Site, package_folder
@@ -76,6 +78,7 @@ class Application:
         proxy = self.proxy()
         if proxy:
             await stop([proxy], 1)
+            await drain(store_url(self.site.home, self.site.ports))
         if self._stopgap:
             self._stopgap.wait()
 

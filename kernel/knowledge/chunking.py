@@ -8,9 +8,11 @@ character but blank space at the ends of chunks is in one of them.
 import re
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Protocol
 
 from kernel.knowledge.contract import Chunk, DocumentError, Part
+from kernel.knowledge.seams import seams
 from kernel.models.wordllama import token_ends
 
 MAX_CHUNKS = 250_000
@@ -50,13 +52,14 @@ def cut(parts: Sequence[Part], size: int, overlap: int, unit: str = "characters"
     text, starts = _joined(parts)
     measure: _Measure = (_Tokens if unit == "tokens" else _Characters)(text, size, overlap)
     sections = [start for start, part in zip(starts, parts, strict=True) if part.heading is not None]
+    spans = list(islice(_spans(text, starts, sections, measure), MAX_CHUNKS + 1))
+    if len(spans) > MAX_CHUNKS:
+        raise DocumentError(f"The document comes to more than {MAX_CHUNKS:,} chunks: make them larger")
     chunks: list[Chunk] = []
-    for start, end in _spans(text, starts, sections, measure):
-        if len(chunks) == MAX_CHUNKS:
-            raise DocumentError(f"The document comes to more than {MAX_CHUNKS:,} chunks: make them larger")
+    for (start, end), seam in zip(spans, seams(text, spans, starts, parts), strict=True):
         n = bisect_right(starts, start) - 1
         part, offset = parts[n], start - starts[n]
-        chunks.append(Chunk(len(chunks), text[start:end], part.offset + offset, part.page, part.heading))
+        chunks.append(Chunk(len(chunks), text[start:end], part.offset + offset, part.page, part.heading, seam))
     return chunks
 
 

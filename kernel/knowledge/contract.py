@@ -11,8 +11,9 @@ CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 @dataclass(frozen=True, slots=True)
 class Found:
     """A document that a source lists. `location` names it for good: a URL, `owner/repo@branch:path`, `s3://…`, a
-    caller's name for a text, a file's own name for an upload. origin: what the order called the latter. `version` changes with the content when the source can tell without fetching it;
-    None when it cannot. `handle` is what `fetch` needs, plain JSON. size: bytes, None when unknown."""
+    caller's name for a text, a file's own name for an upload; origin: what the order called the latter. `version`
+    changes with the content when the source can tell without fetching it; None when it cannot. `handle` is what `fetch`
+    needs, plain JSON. size: bytes, None when unknown."""
 
     location: str
     title: str
@@ -58,13 +59,14 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """position: 0-based in its document."""
+    """position: 0-based in its document. seam: see `kernel.knowledge.seams`; '' of one that was not cut from a text."""
 
     position: int
     text: str
     offset: int = 0
     page: int | None = None
     heading: str | None = None
+    seam: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,8 @@ def shown(job_id: str, record: Mapping[str, bytes], now_ms: int) -> dict[str, An
         "created_at": rfc3339(int(record["created_at"])),
         "started_at": _moment(record.get("started_at")),
         "completed_at": _moment(record.get("completed_at")),
+        "kind": "reindex" if spec.reindex else "ingest",
+        "reindex": spec.reindex.making.model_dump() if spec.reindex else None,
         "sync": spec.sync,
         "sources": spec.shown(),
         "sources_count": spec.count,

@@ -132,7 +132,9 @@ class _Batch:
             seen.add(one.document_id)
         live = self._order.place.live
         embedded = self._writer.embedded
-        return await self._tools.manifest.commit(self._order.lease, self._block.number, now, live, rows, embedded)
+        return await self._tools.manifest.commit(
+            self._order.lease, self._block.number, now, live, rows, embedded
+        )
 
     def _id(self, listed: Listed) -> str:
         return document_id(self._order.lease.collection_id, listed.found.location)

@@ -65,7 +65,7 @@ def fused(
 
 
 def _spread(found: Mapping[str, float], least: float | None = None) -> dict[str, float]:
-    """Scores as 1 for the best to 0. least: what is 0, by default the worst that was found: what was not is no better."""
+    """Scores as 1 for the best to 0. least: what is 0, by default the worst that was found: the rest is no better."""
     best, low = max(found.values(), default=0.0), min(found.values(), default=0.0) if least is None else least
     return {chunk: (score - low) / (best - low) if best > low else 1.0 for chunk, score in found.items()}
 

@@ -28,15 +28,15 @@ SHOWN = ("title", "source_type", "metadata")
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """A document that is to be embedded and written. entry: for the manifest. vector: of its one chunk, when it came
-    with one. before: its entry as it was read."""
+    """A document that is to be embedded and written. entry: for the manifest. vectors: those that are there
+    already, by the text of their chunk. before: its entry as it was read."""
 
     document_id: str
     listed: Listed
     entry: Mapping[str, Any]
     chunks: Sequence[Chunk]
     before: bytes | None
-    vector: Sequence[float] | None
+    vectors: Mapping[str, Sequence[float]]
 
     def taken(self) -> Settled:
         return _settled(self.document_id, "done", self.listed, self.entry, self.before)
@@ -113,7 +113,8 @@ class Reader:
             "run": lease.epoch,
             "at": self.tools.clock.now_ms(),
         }
-        return Ready(document, listed, entry, chunks, before, vector)
+        vectors = {} if vector is None else {chunks[0].text: vector}
+        return Ready(document, listed, entry, chunks, before, vectors)
 
     async def _cut(self, parts: Sequence[Part]) -> Sequence[Chunk]:
         place, cut = self.order.place, self.tools.cut

@@ -73,6 +73,9 @@ class Making(BaseModel):
     chunk_unit: Unit
     metric: Metric
 
+    def encode(self) -> bytes:
+        return self.model_dump_json().encode()
+
     def problems(self) -> list[Problem]:
         found = []
         if self.chunk_overlap >= self.chunk_size:
@@ -109,8 +112,8 @@ class Item(Making):
     def making(self) -> Making:
         return Making(**{name: getattr(self, name) for name in Making.model_fields})
 
-    def encode(self) -> bytes:
-        return self.model_dump_json().encode()
+    def remade(self, making: Making, now_ms: int) -> "Item":
+        return self.model_copy(update={**making.model_dump(), "updated_at": now_ms})
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +138,10 @@ class CollectionRecord:
 
     @property
     def etag(self) -> str:
-        """With its quotes: what people change, then what ingestion changes."""
+        """With its quotes: what people change, then what jobs change."""
         stored = self.stored
-        return f'"{stored.revision}-{stored.documents}-{stored.chunks}-{stored.bytes}"'
+        job = f"-{stored.reindex}" if stored.reindex else ""
+        return f'"{stored.revision}-{stored.documents}-{stored.chunks}-{stored.bytes}{job}"'
 
     def matches(self, if_match: str | None) -> bool:
         """Whether an `If-Match` header lets a change through; documents since do not stand in its way."""
@@ -162,7 +166,16 @@ class CollectionRecord:
             "bytes": stored.bytes,
             "created_at": rfc3339(item.created_at),
             "updated_at": rfc3339(item.updated_at),
+            "reindex": self._reindex(),
         }
+
+    def _reindex(self) -> dict[str, Any] | None:
+        """What the collection is to become, by a job under way."""
+        job_id = self.stored.reindex
+        if not job_id:
+            return None
+        links = {"job": f"/v1/rag/jobs/{job_id}"}
+        return {"job_id": job_id, **orjson.loads(self.stored.target), "links": links}
 
 
 def shown_document(document_id: str, entry: dict[str, Any]) -> dict[str, Any]:

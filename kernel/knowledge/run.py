@@ -93,6 +93,12 @@ class Run:
         await patiently(WAITS_S, self.jobs.end, self.lease, status, self._now(), self.listing.count, problem)
 
     async def _work(self) -> None:
+        await self._take_all()
+        if self.listing.problems:
+            raise _unlisted(self.listing.problems)
+        await patiently(WAITS_S, self._tidy)
+
+    async def _take_all(self) -> None:
         while listed := await self.listing.take(HERE):
             if not self._fits(listed):
                 break
@@ -101,9 +107,6 @@ class Run:
             listed += await self.listing.take(self.window - len(listed))
             await self._off(listed, self.tools.settings.block, self._there)
             listed = await self.listing.take(self.window)
-        if self.listing.problems:
-            raise _unlisted(self.listing.problems)
-        await patiently(WAITS_S, self._tidy)
 
     @property
     def window(self) -> int:
@@ -142,7 +145,7 @@ class Run:
             if self._moved:
                 self.order = replace(self.order, place=await self.opening.place(self.lease))
                 self._moved = False
-            await ingest_batch(self.tools, self.order, block)
+            await self._take_in(block)
         except VectorsMoved:
             self._moved = True
             return False
@@ -152,6 +155,9 @@ class Run:
             log.warning("block is put off", job_id=self.lease.job_id, block=block.number, error=str(error))
             return False
         return True
+
+    async def _take_in(self, block: Block) -> None:
+        await ingest_batch(self.tools, self.order, block)
 
     async def _there(self, blocks: Sequence[Block]) -> Sequence[Block]:
         again = await self.cluster.work(self.lease, blocks)

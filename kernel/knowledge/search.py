@@ -155,7 +155,7 @@ class Search:
     async def answer(
         self, ws: str, key_id: str, records: Sequence[CollectionRecord], order: SearchOrder
     ) -> Found:
-        """For a caller of the API, whose key it is counted under. Raises ValidationError, ProviderError, Unavailable."""
+        """For a caller of the API; it counts under their key. Raises ValidationError, ProviderError, Unavailable."""
         of: dict[str, str] = {}
         for record in records:
             if record.stored.documents:

@@ -1,7 +1,7 @@
 """What a job is to do, as it is stored with it; and how that is opened to work under it, in any process."""
 
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from hashlib import sha256
 from typing import Any, Literal
@@ -12,10 +12,11 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter
 from kernel.errors import NotFound
 from kernel.knowledge.contract import Found, Source
 from kernel.knowledge.listing import Walk
-from kernel.knowledge.record import CollectionRecord
+from kernel.knowledge.record import CollectionRecord, Making
 from kernel.knowledge.sources import SourceEntry, Surroundings, open_source
 from kernel.knowledge.work import Listed, Order, Place
 from kernel.knowledge.written import WrittenEntry, WrittenSource
+from kernel.storage.chunks import place
 from kernel.storage.jobs import JobStore, Lease
 from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.objects import ObjectStore
@@ -26,14 +27,26 @@ SHOWN_SOURCES = 20
 MOST_KEPT = 10_000
 """Failed documents that a job remembers."""
 NOTES = 500
+MOST_ACTIVE = 100
+"""Jobs of a workspace that wait or run."""
 
 _ENTRIES: TypeAdapter[list[SourceEntry | WrittenEntry]] = TypeAdapter(list[SourceEntry | WrittenEntry])
+
+
+class Reindex(BaseModel):
+    """making: what the collection is to become. number: of the new vectors."""
+
+    model_config = ConfigDict(frozen=True)
+
+    making: Making
+    number: int
 
 
 class Spec(BaseModel):
     """sources: entries as they were ordered. failed_of: take in only what failed in that job. count: of the sources.
 
     path: where the sources are stored when they are large; `sources` then are the first of them, without texts.
+    reindex: of a job that makes the collection's vectors anew; it has no sources.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -43,6 +56,7 @@ class Spec(BaseModel):
     sync: bool = False
     failed_of: str = ""
     path: str = ""
+    reindex: Reindex | None = None
 
     def encode(self) -> bytes:
         return self.model_dump_json().encode()
@@ -91,7 +105,11 @@ class Specs:
         entries = _ENTRIES.validate_python(spec.sources)
         around = self.around(lease.workspace_id)
         sources = [self._source(entry, around) for entry in entries]
-        return spec, Order(lease, await self.place(lease), sources, [key_of(entry) for entry in spec.sources])
+        order = Order(lease, await self.place(lease), sources, [key_of(entry) for entry in spec.sources])
+        if spec.reindex is None:
+            return spec, order
+        place = _place(lease.collection_id, spec.reindex.number, spec.reindex.making)
+        return spec, replace(order, place=place, was=order.place)
 
     async def forget(self, lease: Lease) -> None:
         """Deletes what a job was given, once it has completed and there is nothing to try again."""
@@ -110,15 +128,7 @@ class Specs:
     async def place(self, lease: Lease) -> Place:
         """Raises NotFound when the collection is gone."""
         record = await self._record(lease.workspace_id, lease.collection_id)
-        item = record.item
-        return Place(
-            vectors=record.vectors,
-            live=str(record.stored.live),
-            model=item.embedding_model,
-            chunk_size=item.chunk_size,
-            chunk_overlap=item.chunk_overlap,
-            chunk_unit=item.chunk_unit,
-        )
+        return _place(record.id, record.stored.live, record.item)
 
     async def _record(self, workspace_id: str, collection_id: str) -> CollectionRecord:
         stored = await self.collections.collection(workspace_id, collection_id)
@@ -146,6 +156,17 @@ class Specs:
         if isinstance(entry, WrittenEntry):
             return WrittenSource(entry, self.objects)
         return open_source(entry, around)
+
+
+def _place(collection_id: str, number: int, making: Making) -> Place:
+    return Place(
+        vectors=place(collection_id, number),
+        live=str(number),
+        model=making.embedding_model,
+        chunk_size=making.chunk_size,
+        chunk_overlap=making.chunk_overlap,
+        chunk_unit=making.chunk_unit,
+    )
 
 
 def key_of(entry: dict[str, Any]) -> str:

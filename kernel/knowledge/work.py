@@ -10,6 +10,7 @@ from configs.settings import Ingestion
 from kernel.clock import Clock
 from kernel.knowledge.contract import Chunk, Fetched, Found, Part, Row, Source
 from kernel.models.seam import Tokens
+from kernel.storage.chunks import Kept, Metric
 from kernel.storage.embedded import Embedded
 from kernel.storage.jobs import Lease, Settled
 
@@ -36,6 +37,10 @@ class Embedding(Protocol):
 
 
 class Vectors(Protocol):
+    async def create(self, name: str, dimension: int, metric: Metric) -> None: ...
+
+    async def kept(self, name: str, chunk_ids: Sequence[str], with_vectors: bool) -> dict[str, Kept]: ...
+
     async def upsert(self, name: str, rows: Sequence[Row]) -> None: ...
 
     async def delete(self, name: str, versions: Sequence[Version]) -> None: ...
@@ -48,7 +53,9 @@ class Stale(Protocol):
 
     async def stale(self, ws: str, collection_id: str, most: int) -> list[Version]: ...
 
-    async def cleared(self, ws: str, collection_id: str, versions: Iterable[Version]) -> None: ...
+    async def cleared(
+        self, ws: str, collection_id: str, live: str, versions: Iterable[Version]
+    ) -> None: ...
 
 
 class Manifest(Protocol):
@@ -103,12 +110,16 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """sources: by the number that `Listed` gives. keys: what each is known by in the manifest, for `sync`."""
+    """sources: by the number that `Listed` gives. keys: what each is known by in the manifest, for `sync`.
+
+    was: of a re-index, where the documents are that it takes to `place`.
+    """
 
     lease: Lease
     place: Place
     sources: Sequence[Source]
     keys: Sequence[str]
+    was: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ STALE_AT_ONCE = 1_000
 
 @dataclass(slots=True)
 class Writer:
-    """`written` is what it has put into the vector store: document id -> version. `embedded` is to be counted with it."""
+    """`written` is what it has put into the vector store: document id -> version. `embedded` counts with it."""
 
     tools: Tools
     order: Order
@@ -41,7 +41,7 @@ class Writer:
         """Embeds and stores; where that is refused, each document for itself. Raises a retryable CodexError,
         VectorsMoved."""
         try:
-            await self._store(group)
+            await self.store(group)
         except VectorsMissing:
             raise VectorsMoved from None
         except (CodexError, VectorsRefused) as error:
@@ -69,15 +69,19 @@ class Writer:
         while versions := await self.tools.stale.stale(workspace, collection, STALE_AT_ONCE):
             if not await self.delete(versions):
                 return
-            await self.tools.stale.cleared(workspace, collection, versions)
+            await self.tools.stale.cleared(workspace, collection, self.order.place.live, versions)
 
-    async def _store(self, group: Sequence[Ready]) -> None:
+    async def store(self, group: Sequence[Ready]) -> None:
+        """Raises CodexError, VectorsMissing, VectorsRefused."""
         self.written |= {one.document_id: one.entry["version"] for one in group}
         chunks = [(one, chunk) for one in group for chunk in one.chunks]
         for start in range(0, len(chunks), self.group):
             some = chunks[start : start + self.group]
-            vectors = await self._embedded([chunk.text for one, chunk in some if one.vector is None])
-            rows = [_row(one, chunk, one.vector or next(vectors)) for one, chunk in some]
+            vectors = await self._embedded([chunk.text for one, chunk in some if chunk.text not in one.vectors])
+            rows = [
+                _row(one, chunk, one.vectors[chunk.text] if chunk.text in one.vectors else next(vectors))
+                for one, chunk in some
+            ]
             await _through(self.tools.vectors.upsert(self.order.place.vectors, rows))
 
     async def _embedded(self, texts: Sequence[str]) -> Iterator[Sequence[float]]:

@@ -1,8 +1,9 @@
 """Whether usage says what the executions say: both are added up by day, each from where it is kept, and compared.
 
-What is embedded for documents and for searches over the API is of no execution, so usage counts it apart, and it is not
-looked at here. What ends or is deleted meanwhile is counted before and after, so it can hide no more than itself. An execution that
-was put into a later hour, because its own was closed, may count on the next day: such days are compared as one.
+What ends or is deleted meanwhile is counted before and after, so it can hide no more than itself. An execution that
+was put into a later hour, because its own was closed, may count on the next day: such days are compared as one. What
+is embedded for documents and for searches over the API is of no execution: usage counts it apart, and it is not
+looked at here.
 """
 
 from collections import defaultdict

@@ -4,6 +4,7 @@ A collection of ours is one collection of the vector store, named by `place`: a 
 """
 
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -13,7 +14,7 @@ Value = str | int | float | bool | list[str] | list[int] | list[float] | list[bo
 
 
 class Piece(Protocol):
-    """The text of a row and where in its document it is from."""
+    """The text of a row and where in its document it is from. seam: see `kernel.knowledge.seams`."""
 
     @property
     def position(self) -> int: ...
@@ -25,6 +26,8 @@ class Piece(Protocol):
     def page(self) -> int | None: ...
     @property
     def heading(self) -> str | None: ...
+    @property
+    def seam(self) -> str: ...
 
 
 class Row(Protocol):
@@ -84,6 +87,19 @@ class Hit:
     offset: int
     metadata: dict[str, Any]
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A chunk as it was written, a `Piece`. vector: float32, empty when it was not asked for."""
+
+    position: int
+    text: str
+    offset: int
+    page: int | None
+    heading: str | None
+    seam: str
+    vector: "array[float]"
 
 
 @dataclass(frozen=True, slots=True)

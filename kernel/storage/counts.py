@@ -15,9 +15,9 @@ DAY = 24
 class Counts(NamedTuple):
     """Counts that can be added up. cost: millionths of a USD, of executions whose cost is known; unpriced: how many
     others there are. late: executions put into a later hour than their own, which was closed. stored: bytes, of
-    `samples` samples. calls: API requests that were admitted. embedded: tokens that models of providers have embedded for
-    documents and for searches over the API, of no execution; embedded_cost: thousandths of a millionth of a USD, of those
-    whose price is known; embedded_unpriced: how many others there are."""
+    `samples` samples. calls: API requests that were admitted. embedded: tokens that models of providers have embedded
+    for documents and for searches over the API, so of no execution; embedded_cost: thousandths of a millionth of a
+    USD, of calls whose price is known; embedded_unpriced: how many others there are."""
 
     executions: int = 0
     tokens: int = 0

@@ -120,7 +120,7 @@ class JobLost(Exception):
 
 
 class VectorsMoved(Exception):
-    """The collection's vectors are in another place than when the job was begun, or it is deleted."""
+    """The collection's vectors are in another place than when the job was begun, or will be soon, or it is deleted."""
 
 
 class JobStore:
@@ -145,7 +145,7 @@ class JobStore:
         if state == b"credential":
             raise ValidationError.at(new.credentials[names[0]], "There is no such credential")
         if state != b"ok":
-            raise _refusal(state, new)
+            raise refusal(state, new)
         return names
 
     async def claim(
@@ -288,7 +288,7 @@ def _check_held(state: bytes, rest: Sequence[bytes]) -> None:
         raise JobLost(rest[0].decode())
 
 
-def _refusal(state: bytes, new: NewJob) -> Exception:
+def refusal(state: bytes, new: NewJob) -> Exception:
     if state == b"gone":
         return NotFound("Collection not found")
     if state == b"superseded":

@@ -40,7 +40,7 @@ SHARD_KEYS = {
     "agents_by": "{ws}:agents:{field}:{value}",  # the same, for status, tag and prefix (of a word)
     "agents_turn": "{ws}:agents:turn",  # counter of changes to these sets: how old a counted total is
     # knowledge
-    "collection": "{ws}:col:{id}",  # hash: item as JSON, revision, live (number of its vectors), chunks, bytes
+    "collection": "{ws}:col:{id}",  # hash: item as JSON, revision, live (number of its vectors), chunks, bytes, …
     "collections": "{ws}:cols",  # zset of all ids, score 0
     "collection_names": "{ws}:cols:names",  # hash: name in lower case -> id
     "documents": "{ws}:col:{id}:docs",  # hash, the manifest: document id -> its live state as JSON
@@ -48,6 +48,7 @@ SHARD_KEYS = {
     "documents_newest": "{ws}:col:{id}:docs:newest",  # zset, score 0, of `<place> <document id>`, by the time taken in
     "documents_kinds": "{ws}:col:{id}:docs:kinds",  # hash: source type -> how many documents
     "documents_stale": "{ws}:col:{id}:docs:stale",  # set of `<document id> <version>` whose chunks are to be deleted
+    "documents_behind": "{ws}:col:{id}:docs:behind",  # set of `<document id> <version>` that a re-index must look at again
     "stale": "stale",  # set of `<ws> <collection>` that have chunks to be deleted
     "vectors_left": "vectors_left",  # zset of collections of the vector store, by the moment they are to be dropped
     "job": "{ws}:job:{id}",  # hash: order as JSON, status, counts, lease
@@ -131,6 +132,7 @@ CHANNELS = {
     "replies": "replies:{id}",  # executions that ended, to the API replica that waits for them
     "orders": "orders:{runner}",  # executions to cancel, to the runner that holds them
     "outbox": "outbox",  # a shard that has an event to tell, to all couriers
+    "drain": "drain",  # to all couriers: end what is in flight, and give your shards up
     "jobs": "jobs",  # `<ws> <job>` of an ingestion that waits or was cancelled, to all drivers
     "revoked": "revoked",  # ids of API keys that changed, to every replica
 }

@@ -1,11 +1,12 @@
 """Collections in Redis: the record, its unique name, and the manifest that says which documents there are.
 
 Stored: `collection` (hash): item (JSON: what people set), revision (grows with each of their changes), live (the number
-of its vectors in use), chunks, bytes; `collections`, `collection_names`. The manifest: `documents` (id -> entry, JSON)
+of its vectors in use), numbered (the last number that vectors of it were given), chunks, bytes, and of a re-index under
+way what `kernel.storage.reindex` tells; `collections`, `collection_names`. The manifest: `documents` (id -> entry, JSON)
 with its orders `documents_by_id` and `documents_newest`, its counts `documents_kinds`, and `documents_stale`, the
-versions whose chunks are to be deleted; `stale`, of a whole shard, is the collections that have any. Every change of the manifest goes through `put_document` and `drop_document` of
-the prelude, so these always agree. `vectors_left`, of a whole shard, are vectors that no collection has in use: not any
-more, or not yet.
+versions whose chunks are to be deleted. Every change of the manifest goes through `put_document` and `drop_document` of
+the prelude, so these always agree. Of a whole shard: `stale`, the collections that have such versions, and
+`vectors_left`, vectors that no collection has in use: not any more, or not yet.
 """
 
 from collections.abc import Collection, Iterable, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import orjson
 
-from kernel.errors import Conflict
+from kernel.errors import Conflict, NotFound
 from kernel.paging import Page, PageQuery
 from kernel.storage import keys
 from kernel.storage.chunks import place, stem
@@ -25,13 +26,19 @@ from kernel.storage.wire import Argument
 Version = tuple[str, str]
 """A document's id and one of its versions."""
 
+REMADE = "remade"
+"""Of an entry of the manifest: the number of the vectors that a re-index made, and the chunks that it has in them."""
+
 Names = tuple[str, str]
 """A collection's present name and its new one."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredCollection:
-    """`item` is JSON. bytes: of the documents' text."""
+    """`item` is JSON. bytes: of the documents' text.
+
+    reindex: the job that makes its vectors anew; target: what it is to become by that, JSON. Both empty for none.
+    """
 
     id: str
     item: bytes
@@ -40,6 +47,8 @@ class StoredCollection:
     chunks: int
     bytes: int
     documents: int
+    reindex: str = ""
+    target: bytes = b""
 
 
 class KnowledgeStore:
@@ -57,7 +66,7 @@ class KnowledgeStore:
         state = await self._store.run("collection_create", ws, *args)
         if state == b"superseded":
             raise superseded()
-        _check_name(state, name)
+        check_name(state, name)
 
     async def collection(self, ws: str, collection_id: str) -> StoredCollection | None:
         row = await self._store.run("collection_read", ws, ws, collection_id)
@@ -70,7 +79,7 @@ class KnowledgeStore:
 
     async def check_free(self, ws: str, name: str) -> None:
         """Raises Conflict for a name that is taken."""
-        _check_name(b"taken" if await self.named(ws, name) else b"ok", name)
+        check_name(b"taken" if await self.named(ws, name) else b"ok", name)
 
     async def page(
         self, ws: str, only: Collection[str] | None, query: PageQuery
@@ -85,19 +94,21 @@ class KnowledgeStore:
     async def update(self, ws: str, was: StoredCollection, names: Names, item: bytes) -> bool:
         """False when it is not as it was read. Raises Conflict for a name that is taken."""
         state = await self._store.run("collection_update", ws, *_changes(ws, was, names, item))
-        _check_name(state, names[1])
+        check_name(state, names[1])
         return bool(state == b"ok")
 
-    async def switch(
-        self, ws: str, was: StoredCollection, names: Names, item: bytes, *, only_empty: bool = False
-    ) -> bool:
-        """The same, and puts the vectors numbered `live + 1` in use, giving up those of before.
+    async def number(self, ws: str, collection_id: str) -> int:
+        """For other vectors of it; none had it before. Raises NotFound."""
+        number = await self._store.run("reindex_number", ws, ws, collection_id)
+        if not number:
+            raise NotFound("Collection not found")
+        return int(number)
 
-        only_empty: only while it has no documents.
-        """
-        args = (*_changes(ws, was, names, item), was.live, stem(was.id), int(only_empty))
+    async def switch(self, ws: str, was: StoredCollection, names: Names, item: bytes, number: int) -> bool:
+        """The same while it has no documents, and puts the vectors of that number in use, giving up those of before."""
+        args = (*_changes(ws, was, names, item), was.live, stem(was.id), number)
         state = await self._store.run("collection_switch", ws, *args)
-        _check_name(state, names[1])
+        check_name(state, names[1])
         return bool(state == b"ok")
 
     async def delete(self, ws: str, was: StoredCollection, name: str) -> bool:
@@ -132,8 +143,11 @@ class KnowledgeStore:
 
     async def document(self, ws: str, collection_id: str, document_id: str) -> dict[str, Any] | None:
         """Its entry in the manifest."""
-        (entry,) = await self._entries(ws, collection_id, [document_id])
-        return orjson.loads(entry) if entry else None
+        live, entry = await self._store.together(
+            ("HGET", keys.key("collection", ws, id=collection_id), "live"),
+            ("HGET", keys.key("documents", ws, id=collection_id), document_id),
+        )
+        return told(entry, int(live)) if entry and live else None
 
     async def page_documents(
         self, ws: str, collection_id: str, query: PageQuery
@@ -143,8 +157,8 @@ class KnowledgeStore:
         answer = await self._store.run("document_page", ws, *args)
         if not answer:
             return None
-        total, *rows = answer
-        items = [(document.decode(), orjson.loads(entry)) for _, document, entry in rows[: query.limit]]
+        total, live, *rows = answer
+        items = [(document.decode(), told(entry, int(live))) for _, document, entry in rows[: query.limit]]
         last = rows[len(items) - 1][0].decode() if items else None
         return Page(items, total, last, len(rows) > query.limit)
 
@@ -165,10 +179,10 @@ class KnowledgeStore:
             (document, version) for document, _, version in (one.decode().partition(" ") for one in found)
         ]
 
-    async def cleared(self, ws: str, collection_id: str, versions: Iterable[Version]) -> None:
-        """Their chunks are deleted."""
+    async def cleared(self, ws: str, collection_id: str, live: str, versions: Iterable[Version]) -> None:
+        """Their chunks are deleted from the vectors of that number."""
         members = [" ".join(version) for version in versions]
-        await self._store.run("documents_cleared", ws, ws, collection_id, *members)
+        await self._store.run("documents_cleared", ws, ws, collection_id, live, *members)
 
     async def _entries(self, ws: str, collection_id: str, documents: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = await self._store.call(
@@ -177,15 +191,23 @@ class KnowledgeStore:
         return found
 
 
+def told(entry: bytes, live: int) -> dict[str, Any]:
+    """An entry of the manifest, with the number of chunks that its document has in the vectors in use."""
+    found: dict[str, Any] = orjson.loads(entry)
+    number, chunks = found.pop(REMADE, (None, None))
+    return found | {"chunks": chunks} if number == live else found
+
+
 def _stored(collection_id: str, row: Sequence[Any]) -> StoredCollection:
-    item, *numbers = row
-    return StoredCollection(collection_id, item, *map(int, numbers))
+    item, *numbers, reindex, target = row
+    job = reindex.decode() if reindex else ""
+    return StoredCollection(collection_id, item, *map(int, numbers), job, target or b"")
 
 
 def _changes(ws: str, was: StoredCollection, names: Names, item: bytes) -> tuple[Argument, ...]:
     return ws, was.id, was.revision, names[0].lower(), names[1].lower(), item
 
 
-def _check_name(state: bytes, name: str) -> None:
+def check_name(state: bytes, name: str) -> None:
     if state == b"taken":
         raise Conflict(f"There is a collection named '{name}' already", {"field": "name", "reason": "taken"})

@@ -1,11 +1,12 @@
 """A chunk as a row of Milvus: its fields and indices, and the way of rows there and back."""
 
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from kernel.storage.chunks import Condition, Hit, Metric, Row
+from kernel.storage.chunks import Condition, Hit, Kept, Metric, Row
 
 BATCH_ROWS = 500
 BATCH_BYTES = 2_000_000
@@ -15,6 +16,7 @@ SHOWN = [
     *("chunk_id", "document_id", "version", "position", "text"),
     *("source_type", "location", "title", "page", "heading", "offset", "metadata"),
 ]
+KEPT = ["chunk_id", "position", "text", "page", "heading", "offset", "seam"]
 
 
 def either(versions: Sequence[tuple[str, str]]) -> Condition:
@@ -66,6 +68,7 @@ def _columns(rows: Sequence[Row]) -> Iterator[Any]:
         yield texts(name, [_fit(getattr(row, name)) for row in rows])
     yield texts("text", [_fit(chunk.text) for chunk in chunks])
     yield texts("heading", [_fit(chunk.heading or "") for chunk in chunks])
+    yield texts("seam", [chunk.seam for chunk in chunks])
     yield numbers("position", [chunk.position for chunk in chunks])
     yield numbers("page", [chunk.page or 0 for chunk in chunks])
     yield numbers("offset", [chunk.offset for chunk in chunks])
@@ -93,10 +96,23 @@ def hit(entity: Mapping[str, Any], score: float) -> Hit:
     return Hit(**fields | {"page": entity["page"] or None, "heading": entity["heading"] or None}, score=score)
 
 
+def kept(entity: Mapping[str, Any]) -> Kept:
+    """From the fields `KEPT`, and perhaps `dense`."""
+    return Kept(
+        position=entity["position"],
+        text=entity["text"],
+        offset=entity["offset"],
+        page=entity["page"] or None,
+        heading=entity["heading"] or None,
+        seam=entity["seam"],
+        vector=array("f", entity.get("dense", ())),
+    )
+
+
 PROBES = [
     {
         **dict.fromkeys(("document_id", "version", "text"), "probe"),
-        **dict.fromkeys(("source_type", "location", "title", "heading"), ""),
+        **dict.fromkeys(("source_type", "location", "title", "heading", "seam"), ""),
         **dict.fromkeys(("position", "offset"), 0),
         **{"chunk_id": str(page), "page": page, "metadata": metadata, "dense": [1.0] * 8},
     }
@@ -111,7 +127,7 @@ def schema(dimension: int, keyword: bool) -> Any:
 
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("chunk_id", DataType.VARCHAR, is_primary=True, max_length=128)
-    for name in ("document_id", "version", "source_type", "location", "title", "heading"):
+    for name in ("document_id", "version", "source_type", "location", "title", "heading", "seam"):
         schema.add_field(name, DataType.VARCHAR, max_length=LONGEST)
     for name in ("position", "page", "offset"):
         schema.add_field(name, DataType.INT64)

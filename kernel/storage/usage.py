@@ -43,7 +43,8 @@ class Hours(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """Hours as Redis has them; groups with one sample an hour. fields: of the kind that was asked for, name and count by turns, by hour."""
+    """Hours as Redis has them; groups have one sample an hour. fields: of the kind that was asked for, name and count
+    by turns, by hour."""
 
     totals: Mapping[int, Counts]
     fields: Mapping[int, list[bytes]]

@@ -22,6 +22,7 @@ from kernel.storage.chunks import (
     Capabilities,
     Condition,
     Hit,
+    Kept,
     Metric,
     Query,
     Row,
@@ -29,7 +30,7 @@ from kernel.storage.chunks import (
     VectorsRefused,
     written,
 )
-from kernel.storage.milvus_rows import PROBES, SHOWN, batches, either, hit, indices, schema, upsert_of
+from kernel.storage.milvus_rows import KEPT, PROBES, SHOWN, batches, either, hit, indices, kept, schema, upsert_of
 
 T = TypeVar("T")
 
@@ -41,6 +42,7 @@ TRIES = 6
 MOST_HITS = 16_384
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 DELETED_AT_ONCE = 20
+KEPT_AT_ONCE = 200
 _MISSING, _NOT_LOADED = 100, 101
 _PASSING = {2, 3, 7, 8, 9}
 """Error codes: not reached, memory or disk full, too many requests."""
@@ -84,6 +86,16 @@ class Milvus:
         for start in range(0, len(versions), DELETED_AT_ONCE):
             condition = either(versions[start : start + DELETED_AT_ONCE])
             _persist(partial(self._ask, "delete", name, **self._filter(condition)))
+
+    def kept(self, name: str, chunk_ids: Sequence[str], with_vectors: bool) -> dict[str, Kept]:
+        """Of these chunks, those that are there, by their ids."""
+        fields = [*KEPT, "dense"] if with_vectors else KEPT
+        found: dict[str, Kept] = {}
+        for start in range(0, len(chunk_ids), KEPT_AT_ONCE):
+            some = list(chunk_ids[start : start + KEPT_AT_ONCE])
+            rows = _persist(partial(self._ask, "query", name, ids=some, output_fields=fields))
+            found |= {row["chunk_id"]: kept(row) for row in rows}
+        return found
 
     def search(self, name: str, query: Query) -> list[Hit]:
         """The best first."""
@@ -210,6 +222,9 @@ class VectorStore:
     async def delete(self, name: str, versions: Sequence[tuple[str, str]]) -> None:
         await self._run(self.blocking.delete, name, versions, within_s=None)
 
+    async def kept(self, name: str, chunk_ids: Sequence[str], with_vectors: bool) -> dict[str, Kept]:
+        return await self._run(self.blocking.kept, name, chunk_ids, with_vectors, within_s=None)
+
     async def search(self, name: str, query: Query) -> list[Hit]:
         return await self._run(self.blocking.search, name, query, within_s=ANSWER_WITHIN_S)
 
@@ -240,7 +255,7 @@ def _works(attempt: Callable[[], None]) -> bool:
     return True
 
 
-def _persist(work: Callable[[], None]) -> None:
+def _persist(work: Callable[[], T]) -> T:
     """Waits longer from try to try, some ten seconds in all, and not as long as others do."""
     for wait_s in (0.2 * 2**n for n in range(TRIES - 1)):
         try:

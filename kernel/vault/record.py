@@ -40,7 +40,7 @@ def _elsewhere(value: object) -> object:
 def _credential_ids(ids: list[str]) -> list[str]:
     if not all(is_id("cred", one) for one in ids):
         raise ValueError("must be ids such as cred_…")
-    return list(dict.fromkeys(ids))
+    return ids
 
 
 def _key_id(text: str) -> str:

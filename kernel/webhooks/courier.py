@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 
@@ -102,8 +102,7 @@ class Courier:
     async def hold(self) -> None:
         """Raises Unavailable."""
         self._sender.signer.forget()
-        if not self._draining:
-            await asyncio.gather(*map(self._hold, self.shards.values()))
+        await _all(*map(self._hold, self.shards.values()))
 
     async def _hold(self, shard: Shard) -> None:
         if shard.unsure:
@@ -126,12 +125,14 @@ class Courier:
                 await self._rest(shard)
 
     async def round(self, shard: Shard) -> bool:
-        """Tells what has ended, fans out, takes what is due: whether there may be more. Raises Unavailable."""
-        if shard.ended and shard.held:
-            await self._tell(shard)
-        more = shard.unread and shard.held and await self._fan(shard)
-        taken = shard.held and not self._draining and await self._take(shard)
-        return more or taken
+        """Tells what has ended, fans out, takes what is due: whether there may be more. Raises Unavailable.
+
+        All three leave in one go: the store answers them after one sync.
+        """
+        if not shard.held:
+            return False
+        _, fanned, taken = await _all(self._tell(shard), self._fan(shard), self._take(shard))
+        return bool(fanned or taken)
 
     async def _rest(self, shard: Shard) -> None:
         """Until there is news, or something is due."""
@@ -142,18 +143,22 @@ class Courier:
         except TimeoutError:
             pass
 
-    async def drain(self) -> None:
-        """Takes nothing new, waits for what is in flight, and gives the shards up. Raises Unavailable."""
+    async def land(self) -> None:
+        """Takes nothing new, and waits for what is in flight. To be called while the shards are kept."""
         self._draining = True
-        if self.flying:
+        while self.flying:
             await asyncio.wait(self.flying)
+
+    async def leave(self) -> None:
+        """Tells what is left to tell and gives the shards up; nobody may work for them here now. Raises Unavailable."""
         for shard in self.shards.values():
             while shard.held and shard.ended:
                 await self._tell(shard)
             await self._outbox.release(shard.number, self.name, self._clock.now_ms())
 
     async def _tell(self, shard: Shard) -> None:
-        batch = shard.ended[:ENDED]
+        if not (batch := shard.ended[:ENDED]):
+            return
         disabled = await self._outbox.done(shard.number, self.name, batch, self._clock.now_ms())
         if disabled is None:
             return shard.lose()
@@ -164,16 +169,15 @@ class Courier:
             log.warning("webhook disabled", webhook_id=one.webhook_id, reason=one.reason)
 
     async def _fan(self, shard: Shard) -> bool:
-        """Whether there may be more rows. One that cannot be read now stays, and the others go on."""
+        """Whether there were rows. One that cannot be read now stays, and the others go on."""
+        if not shard.unread:
+            return False
         shard.unread = False
         rows = await self._outbox.rows(shard.number, ROWS)
-        done = await asyncio.gather(*map(self._fan_row, rows), return_exceptions=True)
-        for result in done:
-            if isinstance(result, BaseException):
-                raise result
-        if not all(done):
+        shard.unread = shard.unread or len(rows) == ROWS
+        if not all(await _all(*map(self._fan_row, rows))):
             shard.lose()
-        return len(rows) == ROWS
+        return bool(rows)
 
     async def _fan_row(self, row: Row) -> bool:
         body = await _recorded(self._bodies.of(row), event_id=row.event_id)
@@ -186,6 +190,8 @@ class Courier:
         now = self._clock.now_ms()
         if shard.due is not None and shard.due <= now:
             shard.due = None
+        if self._draining:
+            return False
         if (share := min(SHARE, self._free)) < 1:
             self._crowded.append(shard)
             return False
@@ -222,6 +228,15 @@ class Courier:
         shard.wake()
         while self._crowded:
             self._crowded.pop().wake()
+
+
+async def _all(*work: Awaitable[Any]) -> list[Any]:
+    """What each makes, once all have ended. Raises what the first of them did."""
+    made = await asyncio.gather(*work, return_exceptions=True)
+    for one in made:
+        if isinstance(one, BaseException):
+            raise one
+    return made
 
 
 async def _recorded(work: Awaitable[Made], **about: str) -> Made | None:

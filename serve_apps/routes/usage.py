@@ -59,7 +59,10 @@ async def asked(
     ] = "day",
     group_by: Annotated[
         GroupBy | None,
-        Query(description="Also sums by agent, key and so on; an execution counts for each of its labels."),
+        Query(
+            description="Also sums by agent, key and so on. An execution counts for each of its labels; of collections "
+            "it is told what they took in, what was embedded for them, and what their vectors and texts take."
+        ),
     ] = None,
 ) -> Asked:
     return Asked(start_date, end_date, granularity, group_by)

@@ -1,6 +1,7 @@
 """The document is complete, and the running server answers as it says."""
 
 import asyncio
+import re
 import socket
 import threading
 from collections.abc import AsyncGenerator, Generator
@@ -24,11 +25,13 @@ from kernel.knowledge.contract import document_id
 from serve_apps.api import create_app
 from serve_apps.routing import Route
 from tests.api.conftest import HELLO, work_off
+from tests.platform import ROOT
 
 DOCUMENT = create_app(Settings()).state.document.value
 DESCRIBED = schemathesis.openapi.from_dict(DOCUMENT)
 TEXT = {"type": "text", "location": "a.md", "text": "Something to find"}
 SECRET = {"name": "Key", "type": "password", "value": "correct horse"}
+LIMIT = re.compile(r'RateLimitError\(.*?"limit": "(\w+)"', re.DOTALL)
 EXAMPLES = 25
 """Requests of each kind for each operation."""
 HELD = [
@@ -178,3 +181,11 @@ def test_answers_are_as_described(case: Case, served: Served) -> None:
     case.call_and_validate(
         served.url, headers={"authorization": f"Bearer {served.key}"}, checks=HELD, timeout=30
     )
+
+
+def test_every_limit_that_can_be_reached_is_named() -> None:
+    told = DOCUMENT["components"]["responses"]["RateLimitError"]["description"]
+    files = [file for folder in ("kernel", "serve_apps") for file in (ROOT / folder).rglob("*.py")]
+    named = {name for file in files for name in LIMIT.findall(file.read_text())}
+    assert {"jobs", "ingest", "requests"} <= named
+    assert [name for name in sorted(named) if f"`{name}`" not in told] == []

@@ -158,9 +158,7 @@ class TestStats:
         assert stats["period"]["end"] <= rfc3339(kernel.clock.now_ms())
         assert len(stats["series"]) in (30, 31)
 
-    @pytest.mark.parametrize(
-        ("by", "letter"), [("agent", "a"), ("key", "k"), ("model", "m"), ("label", "l"), ("collection", "o")]
-    )
+    @pytest.mark.parametrize(("by", "letter"), [("agent", "a"), ("key", "k"), ("model", "m"), ("label", "l")])
     async def test_groups(self, owner: Client, use: Use, by: str, letter: str) -> None:
         await use(HOUR, {"e": 9, "t": 90, "c": 900, f"t|{letter}|one": 30, f"c|{letter}|one": 300})
         stats = await owner.ok("GET", f"{STATS}?{JANUARY}&group_by={by}")
@@ -168,6 +166,26 @@ class TestStats:
         assert stats["group_by"] == by
         found = [(g["value"], g["usage"]["tokens"], g["costs"]["total"]) for g in stats["groups"]]
         assert found == [(None, 60, 0.0006), ("one", 30, 0.0003)]
+
+    async def test_collections(self, owner: Client, use: Use) -> None:
+        """What was embedded for them is of no execution; money is counted in thousandths of a millionth there."""
+        of = {
+            "x|o|col_1": 30,
+            "y|o|col_1": 300_000,
+            "i|o|col_1": 2_000_000,
+            "b|o|col_1": 8_000_000,
+            "s|o|col_1": 2,
+        }
+        await use(
+            HOUR, {"e": 9, "t": 90, "c": 900, "x": 40, "y": 400_000, "z": 1, "b": 9_000_000, "s": 2} | of
+        )
+        stats = await owner.ok("GET", f"{STATS}?{JANUARY}&group_by=collection")
+        one = next(group for group in stats["groups"] if group["value"] == "col_1")
+        shown = [one["usage"][name] for name in ("embedding_tokens", "ingested_mb", "storage_mb", "tokens")]
+        assert (shown, one["costs"]["breakdown"]["compute"]) == ([30, 2, 4, None], 0.0003)
+        usage = stats["usage"]
+        assert (usage["tokens"], usage["embedding_tokens"], usage["unpriced_embeddings"]) == (90, 40, 1)
+        assert stats["costs"]["breakdown"]["compute"] == 0.0013
 
     async def test_unknown_costs_are_null(self, owner: Client, use: Use) -> None:
         await use(HOUR, {"e": 1, "u": 1})

@@ -255,14 +255,15 @@ class TestReading:
 
 class TestNothingLeavesIt:
     def test_scripts_add_or_read(self) -> None:
-        """Of all scripts only `note_audit` writes there, and it only adds."""
+        """Of all scripts only `note_audit` writes there, and `note_vault` into its index; they only add."""
         functions = re.findall(
             r"^local function (\w+)(.*?)^end$", (SCRIPTS / "_prelude.lua").read_text(), re.M | re.S
         )
         writers = {name: body for name, body in functions if "K.audit" in body}
-        assert set(writers) == {"note_audit"}
-        calls = re.findall(r"redis\.call\('(\w+)', (K\.audit\w*)\(.*?\), ('NX')?", writers["note_audit"])
-        assert calls == [
+        assert set(writers) == {"note_audit", "note_vault"}
+        pattern = re.compile(r"redis\.call\('(\w+)', (K\.audit\w*)\(.*?\), ('NX')?")
+        assert pattern.findall(writers["note_vault"]) == [("ZADD", "K.audit_by", "'NX'")] * 2
+        assert pattern.findall(writers["note_audit"]) == [
             ("ZADD", "K.audit", "'NX'"),
             ("RPUSH", "K.audit_order", ""),
             ("SADD", "K.audit_open", ""),

@@ -96,7 +96,13 @@ async def test_embeddings_are_spent_too(office: Office) -> None:
     await office.store.call("ZADD", keys.key("workspace_keys", WS), 0, "key_1")
     await office.put(budget(4, alerts=(0.5,)), budget(100, "key", "key_1", period="day"))
     account = EmbeddedStore(office.store, ManualClock(NOW))
-    for model, key in (("free", "key_1"), ("ada", "key_1"), ("ada", "key_1"), ("ada", "key_2"), ("ada", "key_1")):
+    for model, key in (
+        ("free", "key_1"),
+        ("ada", "key_1"),
+        ("ada", "key_1"),
+        ("ada", "key_2"),
+        ("ada", "key_1"),
+    ):
         cost = 0.0 if model == "free" else 0.6e-6
         await account.add(WS, key, [Embedded(model, 6, cost, "col_1")])
     await office.pay(1)

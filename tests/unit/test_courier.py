@@ -275,6 +275,8 @@ class TestOpenedSecrets:
 class Office:
     """A courier that is moved a step at a time, and the outbox of the one shard it has."""
 
+    serving: "asyncio.Task[None]"
+
     def __init__(self, store: Store, clock: ManualClock, sender: Sender, name: str = "c1", room: int = 256):
         self.post, self.outbox = Post(store, clock), OutboxStore(store)
         self.bodies = Bodies(self.describe)
@@ -402,6 +404,13 @@ class TestCourier:
             assert len(set(ids(web))) == len(web.exchanges) == 2 * ROWS + 20
         assert {one["status"] for one in await office.post.deliveries(webhook)} == {"delivered"}
 
+    async def test_one_look_takes_all_events(self, office: Office) -> None:
+        await office.post.tell(count=2 * ROWS + 20)
+        await office.courier.hold()
+        while await office.courier.round(office.shard):
+            pass
+        assert await office.outbox.rows(SHARD, 1) == []
+
     async def test_one_that_hangs_stands_in_nobodys_way(
         self, store: Store, clock: ManualClock, office: Office
     ) -> None:
@@ -504,11 +513,11 @@ class TestCourier:
             webhook = await office.endpoint(web.url)
             await office.post.tell(count=20)
             await office.rounds()
-            await office.courier.drain()
+            await office.courier.land()
+            assert not await office.courier.round(office.shard)
+            await office.courier.leave()
             ended = await office.post.deliveries(webhook, "delivered")
             assert len(ended) == len(web.exchanges) == 8
-            assert await store.call("EXISTS", HOLD) == 0
-            await office.courier.hold()
             assert await store.call("EXISTS", HOLD) == 0
             await Office(store, clock, sender, "c2").work()
             assert len(web.exchanges) == 20
@@ -520,9 +529,10 @@ class TestCourier:
         really = office.outbox.take
 
         async def take(*args: Any) -> Any:
-            monkeypatch.setattr(office.outbox, "take", really)
-            assert await really(*args)
-            raise Unavailable("The store cannot be reached")
+            if await really(*args):
+                monkeypatch.setattr(office.outbox, "take", really)
+                raise Unavailable("The store cannot be reached")
+            return []
 
         monkeypatch.setattr(office.outbox, "take", take)
         async with serve(ok) as web:
@@ -623,12 +633,12 @@ class TestServing:
         office = Office(store, SystemClock(), sender)  # type: ignore[arg-type]
         subscriptions = Subscriptions(store)
         await office.courier.hold()
-        task = asyncio.create_task(serve_courier(office.courier, subscriptions))
+        office.serving = asyncio.create_task(serve_courier(office.courier, subscriptions))
         async with asyncio.timeout(5):
-            await subscriptions.listen(keys.channel("outbox"), lambda _: None)
+            await subscriptions.listen(keys.channel("drain"), lambda _: None)
         yield office
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        office.serving.cancel()
+        await asyncio.gather(office.serving, return_exceptions=True)
         await subscriptions.close()
 
     async def test_a_word_wakes_it(self, store: Store, served: Office) -> None:
@@ -662,6 +672,26 @@ class TestServing:
             served.courier.told(None)
             async with asyncio.timeout(RENEW_S / 2):
                 await third.wait()
+
+    async def test_told_to_it_ends_its_work(self, store: Store, served: Office) -> None:
+        reached, go = asyncio.Event(), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            reached.set()
+            await go.wait()
+            await exchange.answer(200)
+
+        async with serve(answer) as web:
+            webhook = await served.endpoint(web.url)
+            await served.post.tell()
+            served.courier.told(None)
+            await reached.wait()
+            await store.call("PUBLISH", keys.channel("drain"), "")
+            go.set()
+            async with asyncio.timeout(5):
+                await served.serving
+        assert await served.status(webhook) == "delivered"
+        assert await store.call("EXISTS", HOLD) == 0
 
     async def test_an_idle_one_asks_little(self, store: Store, clock: ManualClock, sender: Sender) -> None:
         courier = Courier(

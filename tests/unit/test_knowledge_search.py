@@ -240,7 +240,9 @@ class TestSeveral:
         food = await library.make("food")
         await library.add(food, Doc("soup", ["a very long text about soup"]))
         records = [await library.collections.get(WS, one.id) for one in (pets, food)]
-        found = await library.search.answer(WS, "key_1", records, SearchOrder(query="cat", rerank=True, top_k=1))
+        found = await library.search.answer(
+            WS, "key_1", records, SearchOrder(query="cat", rerank=True, top_k=1)
+        )
         assert found.results[0].hit.location == "soup"
 
 
@@ -308,7 +310,9 @@ class TestAccount:
         await library.find(pets, "cat or dog")
         await library.find(pets, "cat", mode="keyword")
         ways = ("", "|m|words", f"|o|{pets.id}", "|k|key_1")
-        assert await self.used(library) == {f"{name}{of}": n for of in ways for name, n in (("x", 3), ("y", 6000))}
+        assert await self.used(library) == {
+            f"{name}{of}": n for of in ways for name, n in (("x", 3), ("y", 6000))
+        }
 
     async def test_one_of_several_collections_is_of_none_of_them(
         self, library: Library, pets: CollectionRecord

@@ -237,7 +237,12 @@ class TestGroups:
     ) -> None:
         """A sample an hour stands for the others of the hour, also where hours of a day are added up at once."""
         for hour, samples in ((0, 1), (1, 3), (2, 0)):
-            of = {"b_o_x": 2_000_000_000 * samples, "s_o_x": samples, "b": 3_000_000_000 * samples, "s": samples}
+            of = {
+                "b_o_x": 2_000_000_000 * samples,
+                "s_o_x": samples,
+                "b": 3_000_000_000 * samples,
+                "s": samples,
+            }
             await shelf.add(hour, i=7_000_000, i_o_x=5_000_000, x=30, y=9_000, x_o_x=20, y_o_x=6_000, **of)
         if rolled:
             await shelf.roll(48)

@@ -507,6 +507,22 @@ local function tell_ingestion(ws, id, status, now, problem)
   tell_outside(ws, event, now, nil, data)
 end
 
+-- A re-index is over: nothing of it is left in its collection's record.
+local function leave_reindex(ws, collection)
+  redis.call('HDEL', K.collection(ws, collection), 'reindex', 'target', 'next', 'next_vectors', 'next_chunks',
+    'next_documents', 'held')
+  redis.call('UNLINK', K.documents_behind(ws, collection))
+end
+
+-- With a job that was to make a collection's vectors anew goes what it has made of them.
+local function give_up_reindex(ws, id)
+  local collection = redis.call('HGET', K.job(ws, id), 'collection')
+  local found = redis.call('HMGET', K.collection(ws, collection), 'reindex', 'next_vectors')
+  if found[1] ~= id then return end
+  redis.call('ZADD', K.vectors_left(), 0, found[2])
+  leave_reindex(ws, collection)
+end
+
 -- The end of a job, in one go; what is known of its documents lives 30 days more. `problem` is JSON, '' for none.
 local function finish_job(ws, id, status, now, problem)
   local record, member = K.job(ws, id), ws .. ' ' .. id
@@ -515,6 +531,7 @@ local function finish_job(ws, id, status, now, problem)
   redis.call('SREM', K.jobs_active(ws), id)
   redis.call('ZREM', K.jobs_waiting(), member)
   redis.call('ZREM', K.jobs_running(), member)
+  give_up_reindex(ws, id)
   tell_job(ws, id, now, {{'job.' .. status, job_counts(ws, id)}})
   tell_ingestion(ws, id, status, now, problem)
   redis.call('DEL', K.job_blocks(ws, id))
@@ -570,16 +587,50 @@ local function forget_job(ws, collection, id)
   redis.call('ZREM', K.jobs_running(), ws .. ' ' .. id)
 end
 
+-- A new job's record, its place in the queue and in the indices. Of a collection the last 1,000 jobs are kept: answers
+-- {'ok', those that gave way…}.
+local function add_job(ws, id, collection, order, size, key, retry_of, now)
+  redis.call('HSET', K.job(ws, id), 'collection', collection, 'order', order, 'size', size, 'key', key,
+    'retry_of', retry_of, 'status', 'queued', 'created_at', now, 'driver', '', 'epoch', 0, 'deliveries', 0, 'seq', 0,
+    'error', '', 'listed', '', 'discovered', 0, 'done', 0, 'skipped', 0, 'failed', 0, 'deleted', 0, 'chunks', 0,
+    'bytes', 0)
+  redis.call('ZADD', K.jobs(ws), 0, id)
+  redis.call('ZADD', K.jobs_by(ws, collection), 0, id)
+  redis.call('SADD', K.jobs_active(ws), id)
+  redis.call('ZADD', K.jobs_waiting(), now, ws .. ' ' .. id)
+  redis.call('PUBLISH', C.jobs(), ws .. ' ' .. id)
+  local out = {'ok'}
+  for _, old in ipairs(redis.call('ZRANGE', K.jobs_by(ws, collection), 0, 1)) do
+    if redis.call('ZCARD', K.jobs_by(ws, collection)) > 1000 and redis.call('SISMEMBER', K.jobs_active(ws), old) == 0 then
+      forget_job(ws, collection, old)
+      out[#out + 1] = old
+    end
+  end
+  return out
+end
+
 -- Keeps the first 10,000 documents that came to the same.
 local function keep_document(ws, id, outcome, note)
   local list = K.job_documents(ws, id, outcome)
   if redis.call('LLEN', list) < 10000 then redis.call('RPUSH', list, note) end
 end
 
+-- A collection as `kernel.storage.knowledge` reads it: item, revision, live, chunks, bytes, documents, reindex, target.
+local function collection_row(ws, id)
+  local row = redis.call('HMGET', K.collection(ws, id), 'item', 'revision', 'live', 'chunks', 'bytes', 'reindex', 'target')
+  table.insert(row, 6, redis.call('HLEN', K.documents(ws, id)))
+  return row
+end
+
+-- Whether a collection may have this name, in lower case.
+local function is_free_name(ws, id, name)
+  local holder = redis.call('HGET', K.collection_names(ws), name)
+  return not holder or holder == id
+end
+
 -- Gives a collection another name; both in lower case. False when another collection has it.
 local function rename_collection(ws, id, was, name)
-  local holder = redis.call('HGET', K.collection_names(ws), name)
-  if holder and holder ~= id then return false end
+  if not is_free_name(ws, id, name) then return false end
   redis.call('HDEL', K.collection_names(ws), was)
   redis.call('HSET', K.collection_names(ws), name, id)
   return true
@@ -596,9 +647,32 @@ local function document_place(id, at)
   return 'doc_' .. time .. string.sub(id, 5, 20) .. ' ' .. id
 end
 
+-- How many chunks a document has in the vectors of that number by a re-index; nil when it was none that made them.
+local function remade(entry, number)
+  local said = entry.remade
+  return type(said) == 'table' and said[1] == tonumber(number) and said[2] or nil
+end
+
+-- Adds a document to those that the re-index under way has made anew, or takes it away (sign -1).
+local function count_remade(ws, collection, entry, sign)
+  local record = K.collection(ws, collection)
+  local chunks = remade(entry, redis.call('HGET', record, 'next'))
+  if not chunks then return end
+  redis.call('HINCRBY', record, 'next_chunks', sign * chunks)
+  redis.call('HINCRBY', record, 'next_documents', sign)
+end
+
+-- A document comes, or goes (sign -1): the re-index under way, if there is one, has to look at it again.
+local function fall_behind(ws, collection, id, entry, sign)
+  if redis.call('HEXISTS', K.collection(ws, collection), 'next') == 0 then return end
+  count_remade(ws, collection, entry, sign)
+  redis.call('SADD', K.documents_behind(ws, collection), id .. ' ' .. tostring(entry.version))
+end
+
 -- Adds a document's numbers to its collection's, or takes them away (sign -1).
 local function count_document(ws, collection, entry, sign)
-  redis.call('HINCRBY', K.collection(ws, collection), 'chunks', sign * rounded(entry.chunks))
+  local chunks = remade(entry, redis.call('HGET', K.collection(ws, collection), 'live')) or rounded(entry.chunks)
+  redis.call('HINCRBY', K.collection(ws, collection), 'chunks', sign * chunks)
   redis.call('HINCRBY', K.collection(ws, collection), 'bytes', sign * rounded(entry.bytes))
   local kinds, kind = K.documents_kinds(ws, collection), tostring(entry.source_type)
   if redis.call('HINCRBY', kinds, kind, sign) < 1 then redis.call('HDEL', kinds, kind) end
@@ -621,6 +695,7 @@ local function drop_document(ws, collection, id)
   redis.call('SADD', K.documents_stale(ws, collection), id .. ' ' .. tostring(entry.version))
   settle_stale(ws, collection)
   count_document(ws, collection, entry, -1)
+  fall_behind(ws, collection, id, entry, -1)
   return true
 end
 
@@ -634,6 +709,7 @@ local function put_document(ws, collection, id, text)
   redis.call('SREM', K.documents_stale(ws, collection), id .. ' ' .. tostring(entry.version))
   settle_stale(ws, collection)
   count_document(ws, collection, entry, 1)
+  fall_behind(ws, collection, id, entry, 1)
 end
 
 local function in_all(sets, id)

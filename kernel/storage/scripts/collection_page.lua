@@ -1,6 +1,6 @@
 -- A page of collections, newest first.
 -- ARGV: ws, before, offset, limit, how many ids to choose from (-1: all), those ids, newest first
--- Answer: total, then of up to limit + 1 collections: id, item, revision, live, chunks, bytes, documents.
+-- Answer: total, then of up to limit + 1 collections: id, then as `collection_row` has them.
 local ws, before, offset, limit = ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 
 local function of_choice()
@@ -21,8 +21,7 @@ if ARGV[5] == '-1' then ids, total = page({K.collections(ws)}, '-', '+', before,
 else ids, total = of_choice() end
 local out = {total}
 for _, id in ipairs(ids) do
-  local row = redis.call('HMGET', K.collection(ws, id), 'item', 'revision', 'live', 'chunks', 'bytes')
-  row[6] = redis.call('HLEN', K.documents(ws, id))
+  local row = collection_row(ws, id)
   table.insert(row, 1, id)
   out[#out + 1] = row
 end

@@ -1,5 +1,7 @@
 #!lua flags=allow-oom
--- The chunks of these versions are deleted. ARGV: ws, collection, then `<document id> <version>` of each
+-- The chunks of these versions are deleted from the vectors of that number; nothing when others are in use by now.
+-- ARGV: ws, collection, number, then `<document id> <version>` of each
 local ws, collection = ARGV[1], ARGV[2]
-for i = 3, #ARGV do redis.call('SREM', K.documents_stale(ws, collection), ARGV[i]) end
+if redis.call('HGET', K.collection(ws, collection), 'live') ~= ARGV[3] then return end
+for i = 4, #ARGV do redis.call('SREM', K.documents_stale(ws, collection), ARGV[i]) end
 settle_stale(ws, collection)

@@ -1,6 +1,7 @@
 -- Settles a block of a job's documents: manifest, counts, usage and events, all of it once or nothing of it.
 -- Answers {'ok'} | {'counted'}: this block was before | {'clash', document ids…}: these have changed since they were
--- read | {'moved'}: the collection's vectors are elsewhere | {'lost', status}: the job is not this driver's.
+-- read | {'moved'}: the collection's vectors are elsewhere, or
+-- will be in a moment | {'lost', status}: the job is not this driver's.
 -- ARGV: ws, id, epoch, block, now, collection, live, what was embedded as JSON, then of each document: id, outcome (done, kept: done before a driver
 --       was lost, skipped, failed), SHA-1 of its entry as it was read ('' for none), new entry ('' stays), chunks, bytes,
 --       note as JSON, how to find it again as JSON ('' not kept)
@@ -8,7 +9,8 @@ local ws, id, epoch, block, now, collection, live, embedded = unpack(ARGV, 1, 8)
 local record, manifest = K.job(ws, id), K.documents(ws, collection)
 if not holds_job(ws, id, epoch) then return {'lost', redis.call('HGET', record, 'status') or ''} end
 if redis.call('GETBIT', K.job_blocks(ws, id), block) == 1 then return {'counted'} end
-if redis.call('HGET', K.collection(ws, collection), 'live') ~= live then return {'moved'} end
+local found = redis.call('HMGET', K.collection(ws, collection), 'live', 'held')
+if found[1] ~= live or found[2] then return {'moved'} end
 
 local clashes = {'clash'}
 for i = 9, #ARGV, 8 do
