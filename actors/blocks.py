@@ -12,6 +12,7 @@ import structlog
 from actors.hosting import opened_kernel
 from configs.settings import Settings
 from kernel.errors import CodexError
+from kernel.knowledge.sources.scratch import sweep
 from kernel.knowledge.work import Block, Order
 from kernel.storage.jobs import JobLost, Lease, VectorsMoved
 
@@ -30,6 +31,7 @@ class BlockWorker:
 
     def __init__(self) -> None:
         os.nice(NICENESS)
+        sweep()
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="blocks", daemon=True).start()
         self._orders: OrderedDict[Lease, Order] = OrderedDict()

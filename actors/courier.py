@@ -17,8 +17,9 @@ async def serve(courier: Courier, subscriptions: Subscriptions) -> None:
     await subscriptions.listen(keys.channel("outbox"), courier.told)
     await subscriptions.listen(keys.channel("drain"), lambda word: over.set() if word is not None else None)
     async with asyncio.TaskGroup() as group:
-        tended = [partial(courier.tend, shard) for shard in courier.shards.values()]
-        work = [group.create_task(patient(loop)) for loop in (courier.keep, *tended)]
+        work = [group.create_task(patient(courier.keep))]
+        tended = (partial(courier.tend, shard) for shard in courier.shards.values())
+        work += [group.create_task(patient(loop)) for loop in tended]
         await over.wait()
         await courier.land()
         for task in work:

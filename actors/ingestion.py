@@ -18,6 +18,7 @@ from configs.settings import Settings
 from kernel.errors import CodexError, InternalError, Unavailable
 from kernel.knowledge.ingestion import Ingestion
 from kernel.knowledge.run import Cluster, Run
+from kernel.knowledge.sources.scratch import sweep
 from kernel.storage import keys
 from kernel.storage.jobs import Claim, JobLost, Lease, Room
 from kernel.storage.subscriptions import Subscriptions
@@ -114,7 +115,7 @@ class Driver:
     async def _perform(self, claim: Claim) -> None:
         lease = claim.lease
         try:
-            run = await self.ingestion.begin(lease, self.cluster)
+            run = await self.ingestion.begin(lease, self.cluster, claim.lost)
             self.held[lease.member].run = run
             await run.perform()
             await self.ingestion.specs.forget(lease)
@@ -168,6 +169,7 @@ class IngestionHost:
 
     async def __init__(self, name: str, cluster: Callable[[Settings], Cluster]):  # type: ignore[misc]  # Ray awaits it
         settings = Settings()
+        await asyncio.to_thread(sweep)
         self._opened, kernel = await opened_kernel(settings, name=name)
         self._driver = Driver(
             f"{name}-{uuid4().hex[:8]}",

@@ -88,6 +88,8 @@ GOALS = (
         Goal("stored", f"{case} 100000/100", "ratio", f"at 100,000 stored beside 100: {words}", "≥", 0.9, "×")
         for case, words in STORED.items()
     ),
+    Goal("webhooks", "one", "per_s", "deliveries of one courier to one receiver", "≥", 300, "/s"),
+    Goal("webhooks", "hanging", "p99_ms", "one of 100 receivers hangs: the others, p99", "≤", 2000, "ms"),
     Goal("usage", "hour", "p50_ms", "usage of a million executions, by the hour, p50", "≤", 50, "ms"),
     *(
         Goal(
@@ -102,6 +104,34 @@ GOALS = (
     Goal(
         "vault", "rotation", "failed", "new key over 10,000 credentials while read, failed reads", "≤", 0, ""
     ),
+    Goal("ingest", "codexos/loop", "ratio", "5,000 files, beside a plain loop", "≥", 1.3, "×"),
+    Goal("ingest", "codexos first/loop", "ratio", "the same, first job after the start", "≥", 1, "×"),
+    Goal("ingest", "codexos/llamaindex", "ratio", "5,000 files, beside LlamaIndex", "≥", 2.5, "×"),
+    Goal(
+        "ingest-large",
+        "codexos/slowest stage",
+        "ratio",
+        "50,000 files, beside the slowest stage",
+        "≥",
+        0.8,
+        "×",
+    ),
+    Goal("ingest-memory", "platform", "above_idle_mb", "100,000 documents, PSS above idle", "≤", 2000, "MB"),
+    Goal("ingest-memory", "platform", "growth_mb", "the same, growth without the stores", "≤", 100, "MB"),
+    Goal(
+        "ingest-again",
+        "again",
+        "percent",
+        "20,000 documents, one in a hundred changed",
+        "≤",
+        5,
+        "% of the first time",
+    ),
+    Goal("ingest-again", "again", "wrongly_embedded", "the same, too many or too few embedded", "≤", 0, ""),
+    Goal(
+        "search", "idle", "above_milvus_ms", "hybrid search over HTTP, p50 above Milvus's own", "≤", 10, "ms"
+    ),
+    Goal("search", "busy/idle", "p95_ratio", "the same, p95 while a bulk job runs", "≤", 2, "×"),
     Goal("idle", "platform", "pss_mb", "idle, PSS of all processes", "≤", 2000, "MB"),
     Goal("idle", "platform", "cpu_percent", "idle, of one core", "≤", 25, "%"),
     Goal("up", "warm", "ready_s", "`python -m cluster up`, warm, the first run included", "≤", 60, "s"),

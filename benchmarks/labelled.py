@@ -1,4 +1,5 @@
-"""Questions whose right document is known, made from the docs of installed packages: always the same ones.
+"""Questions whose right document is known, made from the docs of the packages that `requirements.lock` pins, so that
+they change with it alone: what is drawn is drawn by hashes, so that they change little then.
 
 Documents are descriptions of packages, docstrings of the public functions of numpy, pandas and pyarrow.compute, and the
 reference of every operation of the AWS services for which botocore has examples. Questions, as many of each kind:
@@ -22,9 +23,10 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from importlib import import_module, metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 Kind = Literal["paraphrase", "sentence", "keywords"]
 KINDS: tuple[Kind, ...] = ("paraphrase", "sentence", "keywords")
@@ -35,7 +37,8 @@ EACH = 600
 SHORTEST = 200
 """Characters of a document."""
 FEWEST_WORDS = 4
-SEED = 7
+LOCK = Path(__file__).parent.parent / "requirements.lock"
+PINNED = re.compile(r"^([A-Za-z0-9._-]+)==", re.MULTILINE)
 MODULES = ("numpy", "pandas", "pandas:DataFrame", "pyarrow.compute")
 WORD = re.compile(r"[a-z][a-z0-9_]{2,}")
 
@@ -65,25 +68,28 @@ class Labelled:
 
 Told = tuple[Document, list[str]]
 """A document and what else was written about it."""
+Pair = tuple[str, str]
+"""A question and the id of its document."""
 
 
 def labelled() -> Labelled:
     operations, told = _usable(_operations()), _usable([*_packages(), *_functions()])
     documents = [document for document, _ in (*operations, *told)]
-    drawn = random.Random(SEED)
-    questions: list[Question] = []
-    for kind, pairs in (
-        ("paraphrase", _pairs(operations)),
-        ("sentence", _pairs(told)),
-        ("keywords", _keywords(documents, drawn)),
-    ):
-        some = drawn.sample(sorted(pairs), EACH)
-        questions += [_question(kind, text, right, number) for number, (text, right) in enumerate(some)]
-    return Labelled(documents, questions)
+    pairs: dict[Kind, Iterable[Pair]] = {
+        "paraphrase": _pairs(operations),
+        "sentence": _pairs(told),
+        "keywords": _keywords(documents),
+    }
+    return Labelled(documents, [one for kind, some in pairs.items() for one in _drawn(kind, some)])
 
 
-def _question(kind: Any, text: str, right: str, number: int) -> Question:
-    return Question(kind, text, right, "held out" if number % 2 else "chosen by")
+def _drawn(kind: Kind, pairs: Iterable[Pair]) -> Iterator[Question]:
+    for text, right in sorted(pairs, key=_lot)[:EACH]:
+        yield Question(kind, text, right, "held out" if _lot((right, text)) % 2 else "chosen by")
+
+
+def _lot(told: Sequence[str]) -> int:
+    return int.from_bytes(sha256("\n".join(told).encode()).digest()[:8], "big")
 
 
 def _usable(told: Iterable[Told]) -> list[Told]:
@@ -92,35 +98,36 @@ def _usable(told: Iterable[Told]) -> list[Told]:
     return list({one.id: (one, texts) for one, texts in found.values()}.values())
 
 
-def _pairs(told: Iterable[Told]) -> set[tuple[str, str]]:
-    """(question, document). What is said of several documents asks for none."""
+def _pairs(told: Iterable[Told]) -> list[Pair]:
+    """What is said of several documents asks for none."""
     of: dict[str, set[str]] = defaultdict(set)
     for document, texts in told:
         for text in texts:
             if len(text.split()) >= FEWEST_WORDS:
                 of[text].add(document.id)
-    return {(text, *documents) for text, documents in of.items() if len(documents) == 1}  # type: ignore[misc]
+    return [(text, *documents) for text, documents in of.items() if len(documents) == 1]  # type: ignore[misc]
 
 
-def _keywords(documents: Sequence[Document], drawn: random.Random) -> set[tuple[str, str]]:
-    counts = [Counter(WORD.findall(document.text.lower())) for document in documents]
-    spread = Counter(word for words in counts for word in words)
-    chosen = drawn.sample(range(len(documents)), EACH)
-    return {(_drawn(counts[at], spread, len(documents), drawn), documents[at].id) for at in chosen}
+def _keywords(documents: Sequence[Document]) -> list[Pair]:
+    counts = {one.id: Counter(WORD.findall(one.text.lower())) for one in documents}
+    spread = Counter(word for words in counts.values() for word in words)
+    chosen = sorted(counts, key=lambda document: _lot([document]))[:EACH]
+    return [(_words(document, counts[document], spread, len(counts)), document) for document in chosen]
 
 
-def _drawn(words: Mapping[str, int], spread: Mapping[str, int], of: int, drawn: random.Random) -> str:
+def _words(document: str, words: Mapping[str, int], spread: Mapping[str, int], of: int) -> str:
+    chance, found = random.Random(_lot([document])), list[str]()
     weights = {word: count * math.log(of / spread[word]) for word, count in words.items()}
-    found: list[str] = []
-    for _ in range(drawn.randint(2, 4)):
-        (word,) = drawn.choices(list(weights), list(weights.values()))
+    for _ in range(chance.randint(2, 4)):
+        (word,) = chance.choices(list(weights), list(weights.values()))
         del weights[word]
         found.append(word)
     return " ".join(found)
 
 
 def _packages() -> Iterator[Told]:
-    for one in metadata.distributions():
+    for pinned in sorted(set(PINNED.findall(LOCK.read_text()))):
+        one = metadata.distribution(pinned)
         summary, text = one.metadata["Summary"] or "", str(one.metadata.get_payload() or "")
         name = one.metadata["Name"]
         yield Document(f"package/{name}", name, text.replace(summary, " ")), [summary]

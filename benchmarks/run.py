@@ -13,11 +13,13 @@ from typing import Annotated
 import typer
 
 from benchmarks import burst as bursts
-from benchmarks import executions, gets, limits, quality, results, stored, vault
+from benchmarks import executions, gets, limits, nodes, quality, results, stored, vault
 from benchmarks import idle as idling
+from benchmarks import ingestion as ingesting
 from benchmarks import report as reports
 from benchmarks import streams as streaming
 from benchmarks import usage as using
+from benchmarks import webhooks as telling
 from benchmarks.goals import goals_table
 from benchmarks.installation import Installation
 from benchmarks.labelled import labelled
@@ -128,6 +130,55 @@ def usage(context: typer.Context, seconds: Seconds = 4, rounds: Rounds = 3) -> N
     with Installation("usage", settings=using.QUIET).running() as installation:
         month = using.seeded(installation)
         context.obj.keep("usage", using.shown(installation, month, seconds, rounds))
+
+
+@app.command()
+def webhooks(context: typer.Context, rounds: Rounds = 3) -> None:
+    """Deliveries a second of one courier, and whether a receiver that hangs holds up the others."""
+    with Installation("webhooks", settings=telling.LOOPBACK).running() as installation:
+        context.obj.keep("webhooks", chain(telling.one(installation, rounds), telling.hanging(installation)))
+
+
+Files = Annotated[int, typer.Option(min=100, max=200_000, help="or documents, to take in")]
+
+
+@app.command()
+def ingest(context: typer.Context, files: Files = 5_000, rounds: Rounds = 3) -> None:
+    """Markdown files of a folder beside a plain loop and LlamaIndex."""
+    context.obj.keep("ingest", ingesting.beside_peers(files, rounds))
+
+
+@app.command("ingest-large")
+def ingest_large(context: typer.Context, files: Files = 50_000) -> None:
+    """Many files, beside the stages that cost most, each alone."""
+    context.obj.keep("ingest-large", ingesting.large(Installation("ingest-large"), files))
+
+
+@app.command("ingest-memory")
+def ingest_memory(context: typer.Context, documents: Files = 100_000) -> None:
+    """Memory while a bucket is read."""
+    installation = Installation("ingest-memory", settings=ingesting.FROM_BUCKET)
+    context.obj.keep("ingest-memory", ingesting.memory(installation, documents))
+
+
+@app.command("ingest-again")
+def ingest_again(context: typer.Context, documents: Files = 20_000) -> None:
+    """A bucket of which one object in a hundred has changed since the first time."""
+    installation = Installation("ingest-again", settings=ingesting.FROM_BUCKET)
+    context.obj.keep("ingest-again", ingesting.again(installation, documents))
+
+
+@app.command("ingest-nodes")
+def ingest_nodes(context: typer.Context, files: Files = 2_000) -> None:
+    """One node and two, which wait where they would embed."""
+    installation = Installation("ingest-nodes", settings=nodes.SETTINGS)
+    context.obj.keep("ingest-nodes", nodes.more_nodes(installation, files))
+
+
+@app.command()
+def search(context: typer.Context, files: Files = 6_500, busy_files: Files = 20_000) -> None:
+    """Hybrid search, beside Milvus itself, and while a bulk job runs."""
+    context.obj.keep("search", ingesting.search(Installation("search"), files, busy_files))
 
 
 @app.command("quality")

@@ -1,4 +1,4 @@
-"""Before the cluster stops, couriers end what they have in flight, so that no receiver gets it again after the start."""
+"""Before the cluster stops, couriers end what they have in flight, so that no receiver gets it again later."""
 
 import asyncio
 from contextlib import suppress

@@ -82,7 +82,7 @@ class Ingestion(Topic):
     block: int = Field(250, ge=1, description="documents that one task takes at a time")
     jobs: int = Field(4, ge=1, description="jobs that run at once; more wait their turn")
     cpus: float = Field(
-        0.0, ge=0, description="CPUs that all jobs together take; 0 is all but what answers need"
+        0.0, ge=0, description="CPUs that all jobs together take; 0 is all, of which answers come first"
     )
     gpus_per_worker: float = Field(
         0.0, ge=0, description="GPU share of an embedding worker; 0 embeds on CPUs"
@@ -100,8 +100,8 @@ class Ingestion(Topic):
     s3_endpoint: str = Field("", description="S3 endpoint for s3:// sources; empty is Amazon's")
     s3_environment: bool = Field(
         False,
-        description="s3:// sources without a credential are read with the AWS keys of this machine's environment: "
-        "every workspace can then read what these can",
+        description="s3:// sources without a credential are read with the AWS keys of this machine's environment, "
+        "by every workspace; by default with none, which opens public buckets",
     )
 
 

@@ -28,6 +28,7 @@ from kernel.knowledge.collections import Collections
 from kernel.knowledge.ingestion import Ingestion
 from kernel.knowledge.jobs import Jobs
 from kernel.knowledge.parsing import Parsers
+from kernel.knowledge.reindex import Places, Reindexes
 from kernel.knowledge.search import Search
 from kernel.knowledge.sources import Surroundings
 from kernel.knowledge.spec import Specs
@@ -65,6 +66,7 @@ from kernel.storage.migrations import migrate
 from kernel.storage.objects import ObjectStore
 from kernel.storage.outbox import OutboxStore
 from kernel.storage.queue import QueueStore
+from kernel.storage.reindex import ReindexStore
 from kernel.storage.room import Room
 from kernel.storage.sealed import SealedStore
 from kernel.storage.store import Store, opened
@@ -196,9 +198,7 @@ class Kernel:
     def _wired(cls, ground: Ground, local: ChatModel | None, meter: Meter | None) -> "Kernel":
         settings, clock, store, objects = ground.settings, ground.clock, ground.store, ground.objects
         models, secrets = _models(ground, local), _secrets(ground)
-        collections = Collections(
-            KnowledgeStore(store), VectorStore(settings.vectors.url), models, objects, clock
-        )
+        collections = _collections(ground, models)
         embedder = partial(_embedder, models, secrets, store)
         search = Search(collections, embedder, models, EmbeddedStore(store, clock))
         node_types = registry(models, ground.egress, ground.sandbox, search)
@@ -351,12 +351,19 @@ def _secrets(ground: Ground) -> Secrets:
     return Secrets(store, ground.envelope, renewal, ground.settings.vault.environment)
 
 
+def _collections(ground: Ground, models: Catalog) -> Collections:
+    store, vectors = KnowledgeStore(ground.store), VectorStore(ground.settings.vectors.url)
+    places = Places(store, vectors, models.dimension, ground.clock)
+    reindexes = Reindexes(ReindexStore(ground.store), places, ground.room, ground.settings.ingestion)
+    return Collections(store, vectors, models, ground.objects, ground.clock, reindexes)
+
+
 def _ingestion(
     ground: Ground, models: Catalog, secrets: Secrets, embedder: Embedders, collections: Collections
 ) -> Ingestion:
     store, objects, clock, settings = ground.store, ground.objects, ground.clock, ground.settings.ingestion
     uploads = Uploads(store, objects, clock, ground.room)
-    jobs = JobStore(store)
+    jobs, reindexes = JobStore(store), collections.reindexes
 
     def around(workspace_id: str) -> Surroundings:
         return Surroundings(
@@ -369,7 +376,11 @@ def _ingestion(
     specs = Specs(jobs, collections.store, objects, around)
     return Ingestion(
         store=jobs,
-        jobs=Jobs(jobs, specs, objects, ground.subscriptions, clock, ground.room, settings, models.dimension),
+        jobs=Jobs(
+            *(jobs, specs, objects, ground.subscriptions, clock, ground.room, settings),
+            dimension=models.dimension,
+            reindexes=reindexes,
+        ),
         uploads=uploads,
         specs=specs,
         tools=Tools(
@@ -383,6 +394,7 @@ def _ingestion(
             clock=clock,
             settings=settings,
         ),
+        reindexes=reindexes.store,
     )
 
 

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from kernel.knowledge.job_view import Status
+from kernel.knowledge.record import Making
 from kernel.storage.jobs import Shown
 from serve_apps.rag_shapes import COLLECTION, DOCUMENT
 from serve_apps.shapes import ErrorBody, PageShape, Pagination, Time
@@ -34,7 +35,9 @@ class JobProgress(BaseModel):
     model_config = _shape(discovered=120, done=80, skipped=30, failed=1, deleted=0)
 
     discovered: int = Field(description="found so far")
-    done: int = Field(description="taken in")
+    done: int = Field(
+        description="taken in; of a re-index made anew, also those that changed meanwhile and were made twice"
+    )
     skipped: int = Field(description="unchanged since the last time, or listed twice")
     failed: int
     deleted: int = Field(description="taken out, with `sync`")
@@ -67,6 +70,8 @@ class IngestionJobItem(BaseModel):
     created_at: Time
     started_at: Time | None
     completed_at: Time | None
+    kind: Literal["ingest", "reindex"] = Field(description="`reindex` makes the vectors anew; it has no sources")
+    reindex: Making | None = Field(description="what the collection is to become", examples=[None])
     sync: bool
     sources: list[dict[str, Any]] = Field(
         description="the first 20, without texts",

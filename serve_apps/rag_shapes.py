@@ -12,6 +12,18 @@ DOCUMENT = "doc_3V8N2QK5V9W3M7N6P1R8SXJ4T2"
 CHUNK = f"{DOCUMENT}.9f86d081884c7d65.0"
 
 
+class ReindexShape(BaseModel):
+    """What the collection is to become, when the job has completed; cancelled or failed, it stays as it is."""
+
+    job_id: str = Field(examples=["job_01JZ8XJ4T2QK5V9W3M7N6P1R8S"])
+    embedding_model: str = Field(examples=["wordllama-256"])
+    chunk_size: int = Field(examples=[500])
+    chunk_overlap: int = Field(examples=[100])
+    chunk_unit: Literal["characters", "tokens"]
+    metric: Literal["cosine", "ip", "l2"]
+    links: dict[str, str] = Field(examples=[{"job": "/v1/rag/jobs/job_01JZ8XJ4T2QK5V9W3M7N6P1R8S"}])
+
+
 class CollectionShape(BaseModel):
     model_config = OPEN
 
@@ -28,6 +40,9 @@ class CollectionShape(BaseModel):
     bytes: int = Field(description="of the documents as they were fetched", examples=[845_210])
     created_at: Time
     updated_at: Time
+    reindex: ReindexShape | None = Field(
+        None, description="while its vectors are made anew: how, and by which job", examples=[None]
+    )
 
 
 class CollectionPage(PageShape):

@@ -1,5 +1,6 @@
 """Ingestion on a real store with a source, parser, embedder and vector store in memory, which can be made to fail."""
 
+from array import array
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,9 +24,11 @@ from kernel.knowledge.contract import (
 )
 from kernel.knowledge.listing import Listing, Walk
 from kernel.knowledge.run import Cluster, Run
+from kernel.knowledge.suspects import Left
 from kernel.knowledge.work import Block, Listed, Order, Place, Tools
 from kernel.models.seam import Tokens
 from kernel.storage import keys
+from kernel.storage.chunks import Kept
 from kernel.storage.jobs import Claim, JobStore, Lease, NewJob, Room
 from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.store import Store
@@ -115,6 +118,14 @@ class Memory:
         self.before("upsert")
         self.rows.setdefault(name, {}).update({row.chunk_id: row for row in rows})
 
+    async def create(self, name: str, dimension: int, metric: str) -> None:
+        self.rows.setdefault(name, {})
+
+    async def kept(self, name: str, chunk_ids: Sequence[str], with_vectors: bool) -> dict[str, Kept]:
+        self.before("kept")
+        rows = self.rows.get(name, {})
+        return {one: _kept(rows[one]) for one in chunk_ids if one in rows}
+
     async def aclose(self) -> None: ...
 
     async def delete(self, name: str, versions: Sequence[tuple[str, str]]) -> None:
@@ -126,12 +137,18 @@ class Memory:
         }
 
 
+def _kept(row: Row) -> Kept:
+    chunk = row.chunk
+    where = chunk.offset, chunk.page, chunk.heading
+    return Kept(chunk.position, chunk.text, *where, chunk.seam, array("f", row.vector))
+
+
 class Nowhere:
     """A cluster that is not to be asked."""
 
     blocks = 1
 
-    async def work(self, lease: Lease, blocks: Sequence[Block]) -> set[int]:
+    async def work(self, lease: Lease, blocks: Sequence[Block]) -> Left:
         raise AssertionError("nothing should go to the cluster")
 
 
@@ -193,11 +210,17 @@ class Bench:
         return Order(lease, PLACE, sources, [f"source-{number}" for number in range(len(sources))])
 
     def run(
-        self, lease: Lease, *sources: Documents, sync: bool = False, cluster: Cluster | None = None
+        self,
+        lease: Lease,
+        *sources: Documents,
+        sync: bool = False,
+        cluster: Cluster | None = None,
+        at_home: bool = True,
     ) -> Run:
         order = self.order(lease, *sources)
         listing = Listing(walk_of(sources), len(sources), 100)
-        return Run(order, sync, listing, self.tools, self.jobs, self, cluster or Nowhere(), pause_s=0)
+        parts = (self.tools, self.jobs, self, cluster or Nowhere())
+        return Run(order, sync, listing, *parts, at_home=at_home, pause_s=0)
 
     async def perform(self, *sources: Documents, **options: Any) -> dict[str, Any]:
         """A whole job; returns its counts."""

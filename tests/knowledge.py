@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 import orjson
 
+from configs.settings import Ingestion
 from kernel.clock import ManualClock
 from kernel.ids import new_id
 from kernel.knowledge.collections import Collections
 from kernel.knowledge.contract import Chunk, Row, chunk_id, content_version, document_id
 from kernel.knowledge.record import CollectionCreate, CollectionRecord
+from kernel.knowledge.reindex import Places, Reindexes
 from kernel.knowledge.search import Found, Search, SearchOrder
 from kernel.models.seam import Tokens
 from kernel.storage import keys
@@ -20,6 +22,8 @@ from kernel.storage.embedded import EmbeddedStore
 from kernel.storage.jobs import JobStore, Lease, NewJob, Room, Settled
 from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.objects import ObjectStore
+from kernel.storage.reindex import ReindexStore
+from kernel.storage.room import Room as RoomOnDisk
 from kernel.storage.store import Store
 from kernel.storage.vectors import VectorStore
 
@@ -86,8 +90,12 @@ class Library:
 
     def __init__(self, store: Store, vectors: VectorStore, clock: ManualClock, folder: Path):
         self.store, self.vectors, self.clock = store, vectors, clock
-        self.jobs, self.objects = JobStore(store), ObjectStore(folder)
-        self.collections = Collections(KnowledgeStore(store), vectors, Models(), self.objects, clock)
+        self.jobs, self.objects, self.room = (
+            JobStore(store),
+            ObjectStore(folder),
+            RoomOnDisk(folder, 0, clock),
+        )
+        self.collections = self.away(vectors)
         self.embedded: list[str] = []
         self.search = self._over(self.collections)
 
@@ -161,8 +169,14 @@ class Library:
 
     def over(self, vectors: VectorStore) -> Search:
         """Search in the same collections, in another vector store."""
-        collections = Collections(self.collections.store, vectors, Models(), self.objects, self.clock)
-        return self._over(collections)
+        return self._over(self.away(vectors))
+
+    def away(self, vectors: VectorStore) -> Collections:
+        """The same collections, in another vector store."""
+        store = KnowledgeStore(self.store)
+        places = Places(store, vectors, Models().dimension, self.clock)
+        reindexes = Reindexes(ReindexStore(self.store), places, self.room, Ingestion())
+        return Collections(store, vectors, Models(), self.objects, self.clock, reindexes)
 
     def _over(self, collections: Collections) -> Search:
         return Search(collections, self._embedder, Models(), EmbeddedStore(self.store, self.clock))

@@ -34,10 +34,10 @@ class Process:
 
 
 class Platform:
-    """`home` is a folder of its own; `more` are further settings, by environment variable."""
+    """`home` is a folder of its own; `root` where the product is; `more` are further settings, by environment variable."""
 
-    def __init__(self, home: Path, **more: str):
-        self.home = home
+    def __init__(self, home: Path, root: Path = ROOT, **more: str):
+        self.home, self.root = home, root
         self.port = free_port()
         self.environment = os.environ | {
             "CODEXOS_HOME": str(home),
@@ -45,14 +45,14 @@ class Platform:
             "CODEXOS_SCRIPTED_MODEL": "1",
             "CODEXOS_EGRESS_ALLOW": "127.0.0.0/8",
             "CODEXOS_CLUSTER__NUM_GPUS": "1",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": str(root),
             **more,
         }
 
     def command(self, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
             [sys.executable, "-m", "cluster", *words],
-            cwd=ROOT,
+            cwd=self.root,
             env=self.environment,
             capture_output=True,
             text=True,

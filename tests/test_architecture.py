@@ -173,6 +173,7 @@ UNSCOPED = {
     "Calls.next": "of the scripted model, by idempotency key",
     "MemberStore.user": "users belong to no workspace; who may see one is asked before",
     "MemberStore.workspace_ids": "of one user, over all their workspaces",
+    "MeterStore.settle_packed": "of the asks of many workspaces, each in a step of its own shard",
     "QueueStore.backlog": "counts the whole queue",
     "QueueStore.free_leaked_slots": "the supervisor's sweep over all workspaces",
     "QueueStore.live_runners": "runners are the installation's",

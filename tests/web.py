@@ -20,6 +20,12 @@ class Exchange:
     """Set when the client hangs up."""
 
     @property
+    def peer(self) -> int:
+        """The port of who asks."""
+        port: int = self._writer.get_extra_info("peername")[1]
+        return port
+
+    @property
     def json(self) -> dict[str, object]:
         return orjson.loads(self.body)
 

@@ -4,7 +4,7 @@ Vectors are made before the record that has them in use and dropped after it is 
 noted first, so that a store that is away, or a process that dies, leaves nothing behind for good.
 """
 
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Protocol
 
 import structlog
@@ -20,25 +20,20 @@ from kernel.knowledge.record import (
     Making,
     shown_document,
 )
+from kernel.knowledge.reindex import Reindexes
 from kernel.knowledge.spec import folder
 from kernel.paging import Page, PageQuery
 from kernel.storage import keys
-from kernel.storage.chunks import VectorsMissing, VectorsRefused, place
+from kernel.storage.chunks import VectorsMissing, VectorsRefused
 from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.objects import ObjectStore
 from kernel.storage.vectors import VectorStore
 
 log = structlog.get_logger()
 
-MADE_WITHIN_MS = 600_000
-"""Vectors that no record has in use by then are dropped."""
 STALE_AT_ONCE = 500
 WEIGHED_AT_ONCE = 200
 FLOAT_BYTES = 4
-
-Reindex = Callable[[str, CollectionRecord, Item], Awaitable[None]]
-"""Orders a job that makes a collection's vectors anew (workspace, the collection, what it is to become), and puts them
-in use with `KnowledgeStore.switch`. Raises Conflict while another one is under way."""
 
 
 class EmbeddingModels(Protocol):
@@ -57,7 +52,7 @@ class EmbeddingModels(Protocol):
 
 
 class Collections:
-    """`store` and `vectors` are public: searches and jobs go by them too."""
+    """`store`, `vectors` and `reindexes` are public: searches and jobs go by them too."""
 
     def __init__(
         self,
@@ -66,11 +61,11 @@ class Collections:
         models: EmbeddingModels,
         objects: ObjectStore,
         clock: Clock,
-        reindex: Reindex | None = None,
+        reindexes: Reindexes,
     ):
         self.store = store
         self.vectors, self._models = vectors, models
-        self._objects, self._clock, self._reindex = objects, clock, reindex
+        self._objects, self._clock, self.reindexes = objects, clock, reindexes
 
     async def create(
         self,
@@ -86,7 +81,7 @@ class Collections:
         if collection_id is None or await self.store.collection(ws, collection_id) is None:
             await self.store.check_free(ws, item.name)
             collection_id = collection_id or new_id("col")
-            await self._make_vectors(ws, place(collection_id, 1), item)
+            await self.reindexes.places.make(ws, collection_id, 1, item)
             await self.store.create(ws, collection_id, item.name, item.encode(), idempotency_record)
         return await self.get(ws, collection_id)
 
@@ -109,11 +104,17 @@ class Collections:
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
 
     async def patch(
-        self, ws: str, collection_id: str, patch: CollectionPatch, if_match: str | None = None
+        self,
+        ws: str,
+        collection_id: str,
+        patch: CollectionPatch,
+        if_match: str | None = None,
+        key_id: str = "",
     ) -> CollectionRecord:
-        """Another model, other chunks or another metric make all vectors anew.
+        """Another model, other chunks or another metric make all vectors anew. key_id: who pays for that.
 
-        Raises NotFound, ValidationError, Conflict when `if_match` is not its ETag or the name is taken.
+        Raises NotFound, ValidationError, Conflict when `if_match` is not its ETag, the name is taken, or the vectors are
+        being made anew already, RateLimitError, Unavailable.
         """
         while True:
             record = await self._fetch(ws, collection_id, if_match)
@@ -123,7 +124,7 @@ class Collections:
             item = item.model_copy(update={"updated_at": self._clock.now_ms()})
             names = (record.item.name, item.name)
             if item.making != record.item.making:
-                changed = await self._remake(ws, record, item)
+                changed = await self._remake(ws, record, item, key_id)
             else:
                 changed = await self.store.update(ws, record.stored, names, item.encode())
             if changed:
@@ -209,7 +210,8 @@ class Collections:
         """Deletes the chunks that no search shows any more. Raises Unavailable, VectorsMissing."""
         while versions := await self.store.stale(ws, record.id, STALE_AT_ONCE):
             await self.vectors.delete(record.vectors, versions)
-            await self.store.cleared(ws, record.id, versions)
+            if not await self.store.cleared(ws, record.id, str(record.stored.live), versions):
+                return
 
     async def drop_left(self, ws: str) -> None:
         """Drops vectors of its shard that no collection has in use; what cannot be dropped now is left to `tidy`."""
@@ -255,23 +257,14 @@ class Collections:
         if problems:
             raise ValidationError.of("Invalid collection", problems)
 
-    async def _make_vectors(self, ws: str, name: str, making: Making) -> None:
-        await self.store.intend(ws, name, self._clock.now_ms() + MADE_WITHIN_MS)
-        await self.vectors.create(name, self._models.dimension(making.embedding_model), making.metric)
-
-    async def _remake(self, ws: str, record: CollectionRecord, item: Item) -> bool:
+    async def _remake(self, ws: str, record: CollectionRecord, item: Item, key_id: str) -> bool:
         """At once while there is nothing in it, else as a job. False when it is not as it was read."""
         self._check(item)
-        if record.stored.documents:
-            if self._reindex is None:
-                raise Conflict(
-                    "Model, chunks and metric stay as they are while there are documents: make another collection",
-                    {"documents": record.stored.documents},
-                )
-            await self._reindex(ws, record, item)
-            return True
-        await self._make_vectors(ws, place(record.id, record.stored.live + 1), item)
+        if record.stored.documents or record.stored.reindex:
+            return bool(await self.reindexes.order(ws, record, item, key_id=key_id))
+        number = await self.store.number(ws, record.id)
+        await self.reindexes.places.make(ws, record.id, number, item)
         names = (record.item.name, item.name)
-        changed = await self.store.switch(ws, record.stored, names, item.encode(), only_empty=True)
+        changed = await self.store.switch(ws, record.stored, names, item.encode(), number)
         await self.drop_left(ws)
         return changed

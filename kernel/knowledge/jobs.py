@@ -13,9 +13,10 @@ from kernel.clock import Clock
 from kernel.errors import Conflict, NotFound, Problem, ValidationError
 from kernel.ids import is_id, new_id
 from kernel.knowledge.job_view import FIELDS, is_terminal, shown, shown_document
-from kernel.knowledge.sources import SourceEntry, Surroundings, lack, refusal
+from kernel.knowledge.reindex import Reindexes
+from kernel.knowledge.sources import SourceEntry, Surroundings, refusal
 from kernel.knowledge.sources.shapes import FileSource, TextSource, UrlSource
-from kernel.knowledge.spec import MOST_KEPT, Spec, Specs, folder
+from kernel.knowledge.spec import MOST_ACTIVE, MOST_KEPT, Spec, Specs, folder
 from kernel.knowledge.written import WrittenDocument, WrittenEntry, in_lines
 from kernel.paging import Page, PageQuery
 from kernel.shape import Shape, at_most
@@ -27,8 +28,6 @@ from kernel.storage.room import Room
 from kernel.storage.subscriptions import Subscriptions
 
 MOST_SOURCES = 1_000
-MOST_ACTIVE = 100
-"""Jobs of a workspace that wait or run."""
 SHOWN_ERRORS = 20
 ORDER: tuple[Shown, ...] = ("failed", "done", "skipped", "deleted")
 """In which the documents of a job are listed."""
@@ -63,6 +62,7 @@ class Jobs:
     room: Room
     settings: Settings
     dimension: Callable[[str], int]
+    reindexes: Reindexes
 
     async def start(self, asker: Asker, collection_id: str, order: IngestOrder) -> str:
         """Accepts a job durably; returns its id. Raises ValidationError, RateLimitError, Unavailable."""
@@ -93,13 +93,17 @@ class Jobs:
         if status in ("queued", "running", "completed"):
             reason = "Nothing failed in it" if status == "completed" else "It has not ended yet"
             raise Conflict(f"{reason}: there is nothing to try again", {"status": status})
-        spec = await self.specs.whole(Spec.model_validate_json(record["order"]))
+        spec, collection_id = Spec.model_validate_json(record["order"]), record["collection"].decode()
+        if spec.reindex is not None:
+            who = (asker.key_id, job_id, asker.idempotency_record)
+            return await self.reindexes.again(asker.workspace_id, collection_id, spec.reindex.making, *who)
+        spec = await self.specs.whole(spec)
         failed = int(record["failed"])
         if status == "completed_with_errors" and await self._remembers(asker.workspace_id, job_id, failed):
             spec, size = spec.model_copy(update={"failed_of": job_id, "sync": False}), self._size(failed, 0)
         else:
             size = self._size(None, 0)
-        return await self._create(asker, record["collection"].decode(), spec, size, retry_of=job_id)
+        return await self._create(asker, collection_id, spec, size, retry_of=job_id)
 
     async def get(self, workspace_id: str, job_id: str) -> dict[str, Any]:
         """The API's shape, with the first errors. Raises NotFound."""
@@ -243,7 +247,7 @@ async def _file_problems(
     """What is wrong, by field. names: of the uploads before; that of this one is added."""
     if not entry.is_upload:
         misnamed = "Only an upload can be given a name" if entry.name else None
-        return [("credential_id", lack(entry, around)), ("name", misnamed)]
+        return [("name", misnamed)]
     try:
         name = entry.name or (await around.uploads(entry.location)).name
     except NotFound:

@@ -5,12 +5,14 @@ their text, and their vector where the model stays. Otherwise the text is put to
 cut anew. A document that came with its vector was never cut, and is not now.
 
 Documents come and go meanwhile, in the vectors in use. What does is noted in the same step as the manifest changes, and
-looked at again after all others, until nothing is left and the script that puts the new vectors in use agrees. Jobs that
-are quicker than that are held up for the last of it. A driver that takes over goes by what the manifest says is made.
+looked at again after all others, until nothing is left and the script that puts the new vectors in use agrees. Jobs
+that are quicker than that are held up for the last of it. Another driver that takes over goes by what the manifest
+says is made.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +23,13 @@ from kernel.knowledge.contract import Chunk, Found, chunk_id
 from kernel.knowledge.patience import patiently
 from kernel.knowledge.reading import Ready
 from kernel.knowledge.record import CollectionRecord, Making
-from kernel.knowledge.reindex import Reindexes
 from kernel.knowledge.run import HERE, WAITS_S, Run
 from kernel.knowledge.seams import rebuilt
 from kernel.knowledge.work import Block, Listed, Order, Tools
 from kernel.knowledge.writing import Writer
 from kernel.storage.chunks import VectorsMissing
 from kernel.storage.jobs import JobStore, Lease
-from kernel.storage.knowledge import REMADE, told
+from kernel.storage.knowledge import REMADE, KnowledgeStore, told
 from kernel.storage.reindex import ReindexStore, Remade
 
 AT_ONCE = 1_000
@@ -64,11 +65,8 @@ async def remake_batch(tools: Tools, store: ReindexStore, order: Order, block: B
     Raises JobLost, and a CodexError, retryable when it is to be run again.
     """
     await tools.manifest.check(order.lease)
-    try:
+    async with _there(tools, order.lease):
         await _Batch(tools, store, order).run(block)
-    except VectorsMissing:
-        await tools.manifest.check(order.lease)
-        raise Unavailable("The vectors of this collection are not there", {"reason": "vectors_missing"}) from None
 
 
 async def documents_of(jobs: JobStore, lease: Lease, source: int) -> AsyncIterator[Found]:
@@ -76,6 +74,16 @@ async def documents_of(jobs: JobStore, lease: Lease, source: int) -> AsyncIterat
     async for entries in jobs.manifest(lease.workspace_id, lease.collection_id):
         for document, text in entries.items():
             yield _found(document, orjson.loads(text)["bytes"])
+
+
+@asynccontextmanager
+async def _there(tools: Tools, lease: Lease) -> AsyncGenerator[None]:
+    """Vectors that are not there may have been dropped since the job has ended. Raises JobLost then, else Unavailable."""
+    try:
+        yield
+    except VectorsMissing:
+        await tools.manifest.check(lease)
+        raise Unavailable("The vectors of this collection are not there", {"reason": "vectors_missing"}) from None
 
 
 class _Batch:
@@ -91,8 +99,8 @@ class _Batch:
         settled: list[Remade] = []
         group: list[_Document] = []
         for one in await self._read(block):
-            if (said := orjson.loads(one.before).get(REMADE)) and said[0] == self._number:
-                settled.append(one.settled(self._number, said[1], is_new=False))
+            if chunks := _made_chunks(orjson.loads(one.before), self._number):
+                settled.append(one.settled(self._number, chunks, is_new=False))
                 continue
             group.append(one)
             if sum(each.entry["chunks"] for each in group) >= self._writer.group:
@@ -158,59 +166,65 @@ class _Batch:
 class Remaking(Run):
     """making: what the collection is to become."""
 
-    reindexes: Reindexes = field(kw_only=True)
+    store: ReindexStore = field(kw_only=True)
+    collections: KnowledgeStore = field(kw_only=True)
     making: Making = field(kw_only=True)
     _rounds: int = field(default=0)
 
     async def _work(self) -> None:
-        await patiently(WAITS_S, self._open)
         await self._take_all()
-        rounds = ROUNDS + await self._behind() // AT_ONCE
+        _, behind = await self.store.behind(self.lease, 1)
+        rounds = ROUNDS + behind // AT_ONCE
         while not await patiently(WAITS_S, self._switch):
             self._rounds += 1
             if self._rounds == rounds:
-                await self.reindexes.store.hold(self.lease)
+                await self.store.hold(self.lease)
             await patiently(WAITS_S, self._catch_up)
 
     async def _take_in(self, block: Block) -> None:
-        await remake_batch(self.tools, self.reindexes.store, self.order, block)
+        await remake_batch(self.tools, self.store, self.order, block)
 
-    async def _open(self) -> None:
-        name, place = self.order.place.vectors, self.order.place
-        await self.jobs.check(self.lease)
-        await self.reindexes.make(self.lease.workspace_id, name, place.model, self.making.metric)
-        await self.reindexes.store.open(self.lease)
-
-    async def _behind(self) -> int:
-        return (await self.reindexes.store.behind(self.lease, 1))[1]
+    async def _convict(self, suspect: Block) -> None:
+        """Raises InternalError: a collection is made anew as a whole."""
+        details = {"reason": "worker_lost", "document_id": suspect.listed[0].found.location}
+        raise InternalError("What makes a document anew stops working, each time that it is tried", details)
 
     async def _catch_up(self) -> None:
         """Looks at some of what came or went meanwhile: what is shown is made, what is not is deleted."""
-        versions, _ = await self.reindexes.store.behind(self.lease, AT_ONCE)
+        versions, _ = await self.store.behind(self.lease, AT_ONCE)
+        if not versions:
+            raise InternalError("Documents are missing in the new vectors", {"reason": "documents_missing"})
         ids = list({document for document, _ in versions})
-        entries = await self.jobs.entries(self.lease.workspace_id, self.lease.collection_id, ids)
-        shown = {document: orjson.loads(text)["version"] for document, text in entries.items()}
-        gone = [version for version in versions if shown.get(version[0]) != version[1]]
+        texts = await self.jobs.entries(self.lease.workspace_id, self.lease.collection_id, ids)
+        entries = {document: orjson.loads(text) for document, text in texts.items()}
+        shown = {(document, entry["version"]) for document, entry in entries.items()}
+        gone = set(versions) - shown
         if gone:
-            await self.tools.vectors.delete(self.order.place.vectors, gone)
-        listed = [Listed(0, _found(document, orjson.loads(text)["bytes"])) for document, text in entries.items()]
-        if self._is_small(listed):
+            async with _there(self.tools, self.lease):
+                await self.tools.vectors.delete(self.order.place.vectors, list(gone))
+        number = int(self.order.place.live)
+        todo = [(one, entry) for one, entry in entries.items() if not _made_chunks(entry, number)]
+        listed = [Listed(0, _found(document, entry["bytes"])) for document, entry in todo]
+        if len(listed) <= self.tools.settings.inline_documents:
             await self._off(listed, HERE, self._here)
         else:
             await self._off(listed, self.tools.settings.block, self._there)
-        await self.reindexes.store.settle(self.lease, {version: version in set(gone) for version in versions})
-
-    def _is_small(self, listed: Sequence[Listed]) -> bool:
-        return len(listed) <= self.tools.settings.inline_documents
+        await self.store.settle(self.lease, {version: version in gone for version in versions})
 
     async def _switch(self) -> bool:
         """Whether the new vectors are in use, and the job is done. Raises JobLost, NotFound, Unavailable."""
         lease, now = self.lease, self._now()
-        stored = await self.reindexes.collections.collection(lease.workspace_id, lease.collection_id)
+        stored = await self.collections.collection(lease.workspace_id, lease.collection_id)
         if stored is None:
             raise NotFound("Collection not found")
         item = CollectionRecord.of(stored).item.remade(self.making, now)
-        return await self.reindexes.store.switch(lease, stored.revision, item.encode(), now)
+        return await self.store.switch(lease, stored.revision, item.encode(), now)
+
+
+def _made_chunks(entry: Mapping[str, Any], number: int) -> int:
+    """How many chunks a document has in the vectors of that number by a re-index; 0: it is not in them."""
+    made, chunks = entry.get(REMADE, (0, 0))
+    return chunks if made == number else 0
 
 
 def _found(document: str, size: int) -> Found:

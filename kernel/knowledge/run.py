@@ -18,6 +18,7 @@ from kernel.errors import CodexError, Problem, Unavailable, ValidationError
 from kernel.knowledge.listing import Listing, Seen, in_blocks, weight_of
 from kernel.knowledge.patience import patiently
 from kernel.knowledge.pipeline import ingest_batch
+from kernel.knowledge.suspects import Left, convict, taken_apart
 from kernel.knowledge.work import Block, Listed, Order, Place, Tools
 from kernel.knowledge.writing import Writer
 from kernel.storage.jobs import JobStore, Lease, VectorsMoved
@@ -44,8 +45,8 @@ class Cluster(Protocol):
         """How many it is best given at once."""
         ...
 
-    async def work(self, lease: Lease, blocks: Sequence[Block]) -> set[int]:
-        """The numbers of those that are to be run again. Raises JobLost."""
+    async def work(self, lease: Lease, blocks: Sequence[Block]) -> Left:
+        """Raises JobLost."""
         ...
 
 
@@ -59,7 +60,10 @@ class Opening(Protocol):
 
 @dataclass(slots=True)
 class Run:
-    """sync: what is not listed any more is taken out. `listing` tells how far it is."""
+    """sync: what is not listed any more is taken out. `listing` tells how far it is.
+
+    at_home: the driver takes the first documents in itself. Not so when they may have cost drivers their lives.
+    """
 
     order: Order
     sync: bool
@@ -68,6 +72,7 @@ class Run:
     jobs: JobStore
     opening: Opening
     cluster: Cluster
+    at_home: bool = True
     pause_s: float = PAUSE_S
     _number: int = field(default=0)
     _documents: int = field(default=0)
@@ -99,7 +104,7 @@ class Run:
         await patiently(WAITS_S, self._tidy)
 
     async def _take_all(self) -> None:
-        while listed := await self.listing.take(HERE):
+        while listed := await self.listing.take(self.tools.settings.inline_documents + 1):
             if not self._fits(listed):
                 break
             await self._off(listed, HERE, self._here)
@@ -115,6 +120,8 @@ class Run:
 
     def _fits(self, listed: Sequence[Listed]) -> bool:
         """Whether the driver takes in these too."""
+        if not self.at_home:
+            return False
         settings = self.tools.settings
         self._documents += len(listed)
         self._bytes += sum(map(weight_of, listed))
@@ -142,9 +149,7 @@ class Run:
 
     async def _taken_in(self, block: Block) -> bool:
         try:
-            if self._moved:
-                self.order = replace(self.order, place=await self.opening.place(self.lease))
-                self._moved = False
+            await self._find_place()
             await self._take_in(block)
         except VectorsMoved:
             self._moved = True
@@ -160,8 +165,35 @@ class Run:
         await ingest_batch(self.tools, self.order, block)
 
     async def _there(self, blocks: Sequence[Block]) -> Sequence[Block]:
-        again = await self.cluster.work(self.lease, blocks)
-        return [block for block in blocks if block.number in again]
+        left = await self.cluster.work(self.lease, blocks)
+        again = [block for block in blocks if block.number in left.again]
+        for block in blocks:
+            if block.number in left.suspect:
+                again += await self._judged(block)
+        return again
+
+    async def _judged(self, suspect: Block) -> Sequence[Block]:
+        """What is to be run in its place."""
+        if len(suspect.listed) > 1:
+            apart = await taken_apart(self.jobs, self.order, suspect, self._number)
+            self._number += len(apart)
+            return apart
+        try:
+            await self._find_place()
+            await self._convict(suspect)
+        except VectorsMoved:
+            self._moved = True
+            return [suspect]
+        return []
+
+    async def _convict(self, suspect: Block) -> None:
+        await convict(self.tools, self.order, suspect)
+
+    async def _find_place(self) -> None:
+        """Reads it anew when it has changed."""
+        if self._moved:
+            self.order = replace(self.order, place=await self.opening.place(self.lease))
+            self._moved = False
 
     async def _tidy(self) -> None:
         """Takes out what is gone, first out of sight, then its chunks; also those that others have left over."""

@@ -1,4 +1,4 @@
-"""How the chunks of a document join, told with each of them: so its text can be put together again, and cut another way.
+"""How the chunks of a document join, told with each of them: its text can be put together again, and cut another way.
 
 A seam is JSON: what comes after the chunk (the blank space up to the next one, or how many characters that repeats),
 the parts of the document that begin from here to the next chunk (where, from the begin of this one; offset, page and

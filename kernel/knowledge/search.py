@@ -102,7 +102,7 @@ class Account(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Tab:
-    """The bill of a search over the API: written when it is answered. of: the collection of a model, '' several."""
+    """The bill of a search over the API, written when it is answered. of: the collection of a model, if it is one."""
 
     models: RerankModels
     of: Mapping[str, str]
@@ -112,7 +112,7 @@ class _Tab:
 
     def used(self, model: str, tokens: Tokens) -> None:
         cost = self.models.cost(model, tokens)
-        self.embedded.append(Embedded(model, tokens.input, cost, self.of[model]))
+        self.embedded.append(Embedded(model, tokens.input, cost, self.of.get(model, "")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Search:
         reranker = self._reranker(order)
         full = [record for record in records if record.stored.documents]
         ask = await self._prepared(ws, full, order, wanted, bill)
-        found = await asyncio.gather(*(self._ranked(ws, record, ask) for record in full))
+        found = await asyncio.gather(*(self._ranked(ws, record, ask, bill) for record in full))
         least = order.min_score or 0.0
         if reranker is not None:
             results = await self._reordered(reranker, order.query, [one for each in found for one in each])
@@ -226,7 +226,7 @@ class Search:
         vector: list[float] = rows[0].tolist()
         return vector
 
-    async def _ranked(self, ws: str, record: CollectionRecord, ask: _Ask) -> list[Ranked]:
+    async def _ranked(self, ws: str, record: CollectionRecord, ask: _Ask, bill: Bill) -> list[Ranked]:
         """The best of one collection, none when it is deleted meanwhile."""
         try:
             return await self._deepened(ws, record, ask)
@@ -234,12 +234,20 @@ class Search:
             pass
         try:
             record = await self._collections.get(ws, record.id)
-            return await self._deepened(ws, record, ask)
+            return await self._deepened(ws, record, await self._asked(ws, record, ask, bill))
         except NotFound:
             return []
         except VectorsMissing:
             reason = {"reason": "vectors_missing", "collection_id": record.id}
             raise Unavailable("The vectors of this collection are not there", reason) from None
+
+    async def _asked(self, ws: str, record: CollectionRecord, ask: _Ask, bill: Bill) -> _Ask:
+        """The same for a collection that has come to another model meanwhile."""
+        model = record.item.embedding_model
+        if ask.mode == "keyword" or model in ask.vectors:
+            return ask
+        vector = await self._embedded(ws, model, ask.query, bill)
+        return replace(ask, vectors={**ask.vectors, model: vector})
 
     async def _deepened(self, ws: str, record: CollectionRecord, ask: _Ask) -> list[Ranked]:
         ways = ask.ways(record.item.embedding_model)

@@ -53,9 +53,7 @@ class Stale(Protocol):
 
     async def stale(self, ws: str, collection_id: str, most: int) -> list[Version]: ...
 
-    async def cleared(
-        self, ws: str, collection_id: str, live: str, versions: Iterable[Version]
-    ) -> None: ...
+    async def cleared(self, ws: str, collection_id: str, live: str, versions: Iterable[Version]) -> bool: ...
 
 
 class Manifest(Protocol):

@@ -67,9 +67,10 @@ class Writer:
         """Deletes the chunks of what the collection does not show any more."""
         workspace, collection = self.order.lease.workspace_id, self.order.lease.collection_id
         while versions := await self.tools.stale.stale(workspace, collection, STALE_AT_ONCE):
-            if not await self.delete(versions):
+            if not await self.delete(versions) or not await self.tools.stale.cleared(
+                workspace, collection, self.order.place.live, versions
+            ):
                 return
-            await self.tools.stale.cleared(workspace, collection, self.order.place.live, versions)
 
     async def store(self, group: Sequence[Ready]) -> None:
         """Raises CodexError, VectorsMissing, VectorsRefused."""
@@ -77,7 +78,9 @@ class Writer:
         chunks = [(one, chunk) for one in group for chunk in one.chunks]
         for start in range(0, len(chunks), self.group):
             some = chunks[start : start + self.group]
-            vectors = await self._embedded([chunk.text for one, chunk in some if chunk.text not in one.vectors])
+            vectors = await self._embedded(
+                [chunk.text for one, chunk in some if chunk.text not in one.vectors]
+            )
             rows = [
                 _row(one, chunk, one.vectors[chunk.text] if chunk.text in one.vectors else next(vectors))
                 for one, chunk in some

@@ -3,7 +3,7 @@
 Stored: `job` (hash): collection, order (JSON), size (small | large: whether a driver does it by itself), key (who
 ordered), retry_of, status, error (JSON), the moments created_at, started_at, run_at (of the present driver) and
 completed_at; driver, epoch (grows with each claim and with the end), deliveries (drivers that have lost it since it
-last took a document in); the counts discovered, listed ('1' when that is all), done, skipped, failed, deleted, chunks,
+last took a document in), withdrawn (the last block that was taken back); the counts discovered, listed ('1' when that is all), done, skipped, failed, deleted, chunks,
 bytes; seq, told_at and told of its events. Beside it `job_documents`, `job_blocks`, `job_events`, the indices `jobs`,
 `jobs_by`, `jobs_active`, and per shard `jobs_waiting` and `jobs_running`.
 
@@ -74,11 +74,12 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """order: JSON as it was accepted. size: small or large."""
+    """order: JSON as it was accepted. size: small or large. lost: drivers since it last took a document in."""
 
     lease: Lease
     order: bytes
     size: str
+    lost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,12 @@ class JobStore:
             raise VectorsMoved
         _check_held(state, rest)
         return [document.decode() for document in rest]
+
+    async def withdraw(self, lease: Lease, block: int) -> bool:
+        """Takes a block back, so that its documents can come in others. False when it is settled. Raises JobLost."""
+        state, *rest = await self._store.run("job_withdraw", lease.workspace_id, *_of(lease), block)
+        _check_held(state, rest)
+        return bool(state == b"ok")
 
     async def drop(self, lease: Lease, now_ms: int, gone: Iterable[tuple[str, bytes, bytes]]) -> list[str]:
         """Takes documents out of the manifest: id, entry as it was read, note. Returns the ids of those that were.
@@ -304,9 +311,9 @@ def refusal(state: bytes, new: NewJob) -> Exception:
 
 
 def _claim(row: Sequence[Any]) -> Claim:
-    workspace, job, epoch, collection, order, key, size = row
+    workspace, job, epoch, collection, order, key, size, lost = row
     lease = Lease(workspace.decode(), job.decode(), epoch, collection.decode(), key.decode())
-    return Claim(lease, order, size.decode())
+    return Claim(lease, order, size.decode(), lost)
 
 
 def _present(row: Mapping[str, bytes | None]) -> dict[str, bytes]:

@@ -48,7 +48,7 @@ SHARD_KEYS = {
     "documents_newest": "{ws}:col:{id}:docs:newest",  # zset, score 0, of `<place> <document id>`, by the time taken in
     "documents_kinds": "{ws}:col:{id}:docs:kinds",  # hash: source type -> how many documents
     "documents_stale": "{ws}:col:{id}:docs:stale",  # set of `<document id> <version>` whose chunks are to be deleted
-    "documents_behind": "{ws}:col:{id}:docs:behind",  # set of `<document id> <version>` that a re-index must look at again
+    "documents_behind": "{ws}:col:{id}:docs:behind",  # set of `<document id> <version>` for a re-index to look at
     "stale": "stale",  # set of `<ws> <collection>` that have chunks to be deleted
     "vectors_left": "vectors_left",  # zset of collections of the vector store, by the moment they are to be dropped
     "job": "{ws}:job:{id}",  # hash: order as JSON, status, counts, lease

@@ -42,13 +42,13 @@ class StoredCollection:
 
     id: str
     item: bytes
+    reindex: str
+    target: bytes
     revision: int
     live: int
     chunks: int
     bytes: int
     documents: int
-    reindex: str = ""
-    target: bytes = b""
 
 
 class KnowledgeStore:
@@ -179,10 +179,10 @@ class KnowledgeStore:
             (document, version) for document, _, version in (one.decode().partition(" ") for one in found)
         ]
 
-    async def cleared(self, ws: str, collection_id: str, live: str, versions: Iterable[Version]) -> None:
-        """Their chunks are deleted from the vectors of that number."""
+    async def cleared(self, ws: str, collection_id: str, live: str, versions: Iterable[Version]) -> bool:
+        """Their chunks are deleted from the vectors of that number. False when others are in use by now."""
         members = [" ".join(version) for version in versions]
-        await self._store.run("documents_cleared", ws, ws, collection_id, live, *members)
+        return bool(await self._store.run("documents_cleared", ws, ws, collection_id, live, *members))
 
     async def _entries(self, ws: str, collection_id: str, documents: Sequence[str]) -> list[bytes | None]:
         found: list[bytes | None] = await self._store.call(
@@ -200,8 +200,8 @@ def told(entry: bytes, live: int) -> dict[str, Any]:
 
 def _stored(collection_id: str, row: Sequence[Any]) -> StoredCollection:
     item, *numbers, reindex, target = row
-    job = reindex.decode() if reindex else ""
-    return StoredCollection(collection_id, item, *map(int, numbers), job, target or b"")
+    job_id = reindex.decode() if reindex else ""
+    return StoredCollection(collection_id, item, job_id, target or b"", *map(int, numbers))
 
 
 def _changes(ws: str, was: StoredCollection, names: Names, item: bytes) -> tuple[Argument, ...]:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from kernel.errors import Conflict, Unavailable
 from kernel.storage import keys
 from kernel.storage.chunks import stem
+from kernel.storage.embedded import Embedded, told
 from kernel.storage.jobs import JobLost, Lease, NewJob, digest, refusal
 from kernel.storage.knowledge import Names, StoredCollection, Version, check_name
 from kernel.storage.store import Store
@@ -47,7 +48,7 @@ class Remade:
 
 
 class ReindexStore:
-    """All but `create` raise JobLost when the job is not the caller's."""
+    """All but `create` and `behind` raise JobLost when the job is not the caller's."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -55,7 +56,7 @@ class ReindexStore:
     async def create(
         self, new: NewJob, was: StoredCollection, names: Names, item: bytes, target: Target
     ) -> bool:
-        """Accepts the job. False when the collection is not as it was read.
+        """Accepts the job; from now on the vectors are its own. False when the collection is not as it was read.
 
         Raises Conflict (name, or another re-index is under way), NotFound, RateLimitError.
         """
@@ -73,13 +74,11 @@ class ReindexStore:
             raise refusal(state, new)
         return bool(state == b"ok")
 
-    async def open(self, lease: Lease) -> None:
-        """Its vectors are made: they stay as long as the job does."""
-        await self._run("reindex_open", lease, lease.collection_id)
-
-    async def commit(self, lease: Lease, block: int, now_ms: int, remade: Iterable[Remade]) -> None:
+    async def commit(
+        self, lease: Lease, block: int, now_ms: int, remade: Iterable[Remade], embedded: Iterable[Embedded]
+    ) -> None:
         """Settles a block. A document that has changed since it was read is among `behind`."""
-        args: list[Argument] = [block, now_ms, lease.collection_id]
+        args: list[Argument] = [block, now_ms, lease.collection_id, told(embedded)]
         for one in remade:
             args += (one.document_id, digest(one.before), one.entry or b"", one.chunks, one.size, one.note)
         await self._run("reindex_commit", lease, *args)

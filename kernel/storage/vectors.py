@@ -30,7 +30,18 @@ from kernel.storage.chunks import (
     VectorsRefused,
     written,
 )
-from kernel.storage.milvus_rows import KEPT, PROBES, SHOWN, batches, either, hit, indices, kept, schema, upsert_of
+from kernel.storage.milvus_rows import (
+    KEPT,
+    PROBES,
+    SHOWN,
+    batches,
+    either,
+    hit,
+    indices,
+    kept,
+    schema,
+    upsert_of,
+)
 
 T = TypeVar("T")
 

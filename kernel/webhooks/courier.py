@@ -84,7 +84,7 @@ class Courier:
         self._free, self._per_endpoint = room, per_endpoint
         self.flying: set[asyncio.Task[None]] = set()
         self._crowded: list[Shard] = []
-        self._draining = False
+        self.draining = False
 
     def told(self, message: bytes | None) -> None:
         """A shard has something new, or (None) such words may have been lost. To be called from pub/sub."""
@@ -145,7 +145,7 @@ class Courier:
 
     async def land(self) -> None:
         """Takes nothing new, and waits for what is in flight. To be called while the shards are kept."""
-        self._draining = True
+        self.draining = True
         while self.flying:
             await asyncio.wait(self.flying)
 
@@ -190,7 +190,7 @@ class Courier:
         now = self._clock.now_ms()
         if shard.due is not None and shard.due <= now:
             shard.due = None
-        if self._draining:
+        if self.draining:
             return False
         if (share := min(SHARE, self._free)) < 1:
             self._crowded.append(shard)

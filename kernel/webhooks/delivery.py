@@ -54,12 +54,15 @@ class Sender:
         self._client = egress.client(httpx2.Timeout(timeout_s))
 
     async def send(self, flight: Flight) -> Attempt:
+        """Raises nothing that receivers, networks or secrets may cause: that is in the attempt."""
         at, began = self._clock.now_ms(), time.monotonic()
         try:
             async with timeout(self._timeout_s):
                 answer = await self._post(flight)
         except (CodexError, httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
             answer = Answer(None, _word(error))
+            if answer.error == "internal":
+                log.error("a webhook's secrets do not open", webhook_id=flight.webhook_id, error=str(error))
         return Attempt(at, round(1000 * (time.monotonic() - began)), answer)
 
     async def _post(self, flight: Flight) -> Answer:
@@ -91,7 +94,6 @@ def _word(error: Exception) -> str:
     if isinstance(error, BlockedAddress):
         return "blocked_address"
     if isinstance(error, CodexError):
-        log.error("webhook's secrets do not open", error=str(error))
         return "internal"
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
         return "timed_out"

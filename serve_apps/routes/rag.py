@@ -120,13 +120,16 @@ async def get(caller: Reader, collection_id: CollectionId) -> Response:
 @router.patch(
     "/collections/{collection_id}",
     summary="Change a collection",
-    responses=gives(200, CollectionShape, "The collection."),
+    responses=gives(200, CollectionShape, "The collection, with the job that re-indexes it if there is one."),
 )
 async def patch(caller: Writer, collection_id: CollectionId, changes: CollectionChanges) -> Response:
-    """Another model, other chunks or another metric make its vectors anew."""
+    """Another model, other chunks or another metric make its vectors anew: while there are documents, by a job, which
+    `reindex` names. Until that has completed the collection is searched, filled and shown as it was. One such job at a
+    time: another change of this kind meanwhile is a CONFLICT.
+    """
     caller.who.require_collection(collection_id)
     record = await caller.kernel.collections.patch(
-        caller.workspace_id, collection_id, changes, answers.if_match(caller)
+        caller.workspace_id, collection_id, changes, answers.if_match(caller), caller.who.key_id
     )
     return answers.done(record.shown(), record.etag)
 

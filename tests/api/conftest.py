@@ -22,6 +22,7 @@ from kernel.access.roles import Role
 from kernel.access.scopes import Scope
 from kernel.access.workspaces import WorkspaceCreate
 from kernel.assembly import Kernel
+from kernel.knowledge.suspects import Left
 from kernel.knowledge.work import Block
 from kernel.storage import keys
 from kernel.storage.access import id_in
@@ -218,7 +219,7 @@ class Nowhere:
 
     blocks = 1
 
-    async def work(self, lease: Lease, blocks: Sequence[Block]) -> set[int]:
+    async def work(self, lease: Lease, blocks: Sequence[Block]) -> Left:
         raise AssertionError("nothing should go to the cluster")
 
 

@@ -14,6 +14,7 @@ from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.clock import rfc3339
 from kernel.ids import new_id
+from kernel.knowledge.suspects import Left
 from kernel.knowledge.work import Block
 from kernel.storage import keys
 from kernel.storage.jobs import JobLost, Lease, VectorsMoved
@@ -36,7 +37,7 @@ class Here:
     def __init__(self, kernel: Kernel):
         self._ingestion = kernel.ingestion
 
-    async def work(self, lease: Lease, blocks: Sequence[Block]) -> set[int]:
+    async def work(self, lease: Lease, blocks: Sequence[Block]) -> Left:
         again = set()
         for block in blocks:
             _, order = await self._ingestion.specs.open(lease)
@@ -44,7 +45,7 @@ class Here:
                 await self._ingestion.take_in(order, block)
             except VectorsMoved:
                 again.add(block.number)
-        return again
+        return Left(again)
 
 
 @pytest.fixture
@@ -53,7 +54,7 @@ def settings(valkey_url: str, milvus_url: str, tmp_path: Path) -> Settings:
         home=tmp_path,
         store={"url": valkey_url},
         vectors={"url": milvus_url},
-        ingestion={"max_upload_mb": 1, "inline_documents": 5, "block": 4, "s3_environment": True},
+        ingestion={"max_upload_mb": 1, "inline_documents": 5, "block": 4},
         egress_allow="127.0.0.0/8",
     )
 
@@ -326,20 +327,6 @@ async def send(
     path = f"/v1/rag/collections/{collection}/uploads"
     headers = {"authorization": f"Bearer {client.key}"} | options.pop("headers", {})
     return await client.http.post(path, files=files, headers=headers, **options)
-
-
-class TestS3OfTheEnvironment:
-    @pytest.fixture
-    def settings(self, settings: Settings) -> Settings:
-        closed = settings.ingestion.model_copy(update={"s3_environment": False})
-        return settings.model_copy(update={"ingestion": closed})
-
-    async def test_is_the_operator_s_to_open(self, owner: Client, collection: str) -> None:
-        path = f"/v1/rag/collections/{collection}/ingest"
-        answer = await owner("POST", path, {"sources": [ONE, {"type": "file", "location": "s3://bucket/a"}]})
-        told = answer.json()["error"]["details"]
-        assert (answer.status_code, told["field"]) == (422, "sources[1].credential_id")
-        assert "CODEXOS_INGESTION__S3_ENVIRONMENT" in told["reason"]
 
 
 class TestUploads:

@@ -8,7 +8,7 @@ import pytest
 from actors.runner import Runner
 from kernel.assembly import Kernel
 from kernel.ids import new_id
-from tests.api.conftest import Client, limited, take_in
+from tests.api.conftest import Client, limited, take_in, work_off
 
 pytestmark = pytest.mark.anyio
 
@@ -148,18 +148,70 @@ class TestChange:
         assert (await owner.ok("GET", path))["description"] == "x"
 
     @pytest.mark.parametrize(
-        "body", [{"name": "_x"}, {"name": None}, {"chunk_overlap": 1000}, {"id": "col_1"}]
+        ("change", "field"),
+        [
+            *(
+                ({"name": name}, "name")
+                for name in ("", "x" * 65, "x" * 256, "../x", 'a"b', "_system", "a b", "a\n", "\u202eabc", None, 7)
+            ),
+            ({"description": "x" * 4097}, "description"),
+            ({"description": "a\u0007b"}, "description"),
+            ({"description": None}, "description"),
+            ({"embedding_model": "gpt-5"}, "embedding_model"),
+            ({"embedding_model": "gpt-4"}, "embedding_model"),
+            ({"embedding_model": ""}, "embedding_model"),
+            ({"embedding_model": None}, "embedding_model"),
+            ({"chunk_size": 0}, "chunk_size"),
+            ({"chunk_size": 8001}, "chunk_size"),
+            ({"chunk_size": 2**70}, None),
+            ({"chunk_size": 500.5}, "chunk_size"),
+            ({"chunk_size": "500"}, "chunk_size"),
+            ({"chunk_size": True}, "chunk_size"),
+            ({"chunk_size": 150}, "chunk_overlap"),
+            ({"chunk_overlap": 1000}, "chunk_overlap"),
+            ({"chunk_overlap": -1}, "chunk_overlap"),
+            ({"chunk_unit": "tokens", "chunk_size": 2001}, "chunk_size"),
+            ({"chunk_unit": "words"}, "chunk_unit"),
+            ({"metric": "hamming"}, "metric"),
+            ({"metric": "COSINE"}, "metric"),
+            ({"metric": None}, "metric"),
+            ({"dimension": 0}, "dimension"),
+            ({"dimension": 32769}, "dimension"),
+            ({"id": "col_1"}, "id"),
+            ({"workspace_id": "ws_1"}, "workspace_id"),
+            ({"documents": 0}, "documents"),
+            ({"reindex": None}, "reindex"),
+            ([], None),
+            ("x", None),
+        ],
     )
-    async def test_refusals(self, owner: Client, docs: str, body: dict[str, Any]) -> None:
-        assert (await owner("PATCH", f"/v1/rag/collections/{docs}", body)).status_code == 422
+    async def test_refusals_name_the_field_and_change_nothing(
+        self, owner: Client, docs: str, change: Any, field: str | None
+    ) -> None:
+        path = f"/v1/rag/collections/{docs}"
+        before = await owner.ok("GET", path)
+        body = {"name": "other", "chunk_size": 900} | change if isinstance(change, dict) else change
+        answer = await owner("PATCH", path, body)
+        assert answer.status_code == 422, answer.text
+        assert answer.json()["error"]["code"] == "VALIDATION_ERROR"
+        if field:
+            assert answer.json()["error"]["details"]["field"] == field
+        assert await owner.ok("GET", path) == before
+        assert (await owner.ok("GET", f"{path}/jobs"))["pagination"]["total"] == 1
 
-    async def test_of_the_model_needs_an_empty_collection_so_far(self, owner: Client, docs: str) -> None:
-        changes = {"chunk_size": 500, "metric": "l2"}
-        answer = await owner("PATCH", f"/v1/rag/collections/{docs}", changes)
-        assert (answer.status_code, answer.json()["error"]["details"]) == (409, {"documents": 2})
+    async def test_to_the_name_of_another_in_any_case(self, owner: Client, docs: str) -> None:
+        await owner.collection("Other")
+        for body in ({"name": "oTHER"}, {"name": "oTHER", "metric": "l2"}):
+            answer = await owner("PATCH", f"/v1/rag/collections/{docs}", body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (409, "CONFLICT")
+        assert (await owner.ok("GET", f"/v1/rag/collections/{docs}"))["reindex"] is None
+
+    async def test_of_an_empty_one_is_done_at_once(self, owner: Client) -> None:
         empty = await owner.collection("empty")
-        changed = await owner.ok("PATCH", f"/v1/rag/collections/{empty}", changes)
-        assert (changed["chunk_size"], changed["metric"]) == (500, "l2")
+        changed = await owner.ok(
+            "PATCH", f"/v1/rag/collections/{empty}", {"chunk_size": 500, "metric": "l2"}
+        )
+        assert (changed["chunk_size"], changed["metric"], changed["reindex"]) == (500, "l2", None)
 
     async def test_deleted_is_gone(self, kernel: Kernel, owner: Client, docs: str) -> None:
         path = f"/v1/rag/collections/{docs}"
@@ -168,6 +220,108 @@ class TestChange:
             assert (await owner(method, path + below)).status_code == 404
         assert (await owner("POST", f"{path}/search", {"query": "x"})).status_code == 404
         assert await kernel.store.call("KEYS", f"*{docs}*") == []
+
+
+class TestReindex:
+    async def test_from_the_change_to_the_new_vectors(self, kernel: Kernel, owner: Client, docs: str) -> None:
+        path = f"/v1/rag/collections/{docs}"
+        before = await owner("GET", path)
+        answer = await owner("PATCH", path, {"description": "x", "chunk_size": 50, "chunk_overlap": 0, "metric": "l2"})
+        pending = answer.json()
+        job = f"/v1/rag/jobs/{pending['reindex']['job_id']}"
+        assert answer.status_code == 200
+        assert pending["reindex"] == {
+            "job_id": pending["reindex"]["job_id"],
+            "embedding_model": pending["embedding_model"],
+            **{"chunk_size": 50, "chunk_overlap": 0, "chunk_unit": "characters", "metric": "l2"},
+            "links": {"job": job},
+        }
+        changed = {name: value for name, value in pending.items() if value != before.json()[name]}
+        assert set(changed) == {"description", "updated_at", "reindex"}
+        read = await owner("GET", path, headers={"if-none-match": before.headers["etag"]})
+        assert (read.status_code, read.json()) == (200, pending)
+        shown = await owner.ok("GET", job)
+        assert (shown["kind"], shown["status"], shown["sources"]) == ("reindex", "queued", [])
+        assert shown["reindex"] == {"embedding_model": pending["embedding_model"], **_making(50, 0, "l2")}
+        first, *others = (await owner.ok("GET", f"{path}/jobs"))["jobs"]
+        assert (first["id"], [one["kind"] for one in others]) == (shown["id"], ["ingest"])
+        assert await self._found(owner, path) == [AUTH["text"]]
+        await work_off(kernel)
+        after = await owner("GET", path)
+        assert (after.json()["chunk_size"], after.json()["metric"], after.json()["reindex"]) == (50, "l2", None)
+        assert after.headers["etag"] not in (before.headers["etag"], answer.headers["etag"])
+        assert after.json()["chunks"] > before.json()["chunks"]
+        done = await owner.ok("GET", job)
+        assert (done["status"], done["progress"]["done"], done["chunks"]) == ("completed", 2, after.json()["chunks"])
+        stats = await owner.ok("GET", f"{path}/stats")
+        assert (stats["chunks"], stats["vectors"]["rows"], stats["vectors"]["metric"]) == (
+            *[after.json()["chunks"]] * 2,
+            "l2",
+        )
+        assert all(len(text) <= 50 for text in await self._found(owner, path))
+        documents = (await owner.ok("GET", f"{path}/documents"))["documents"]
+        assert sum(one["chunks"] for one in documents) == after.json()["chunks"]
+        events = await owner("GET", f"{job}/events")
+        assert events.text.count('"type":"job.completed"') == 1
+
+    async def test_one_at_a_time_and_cancelled_all_is_as_it_was(
+        self, kernel: Kernel, owner: Client, docs: str
+    ) -> None:
+        path = f"/v1/rag/collections/{docs}"
+        before = await owner.ok("GET", path)
+        job_id = (await owner.ok("PATCH", path, {"metric": "ip"}))["reindex"]["job_id"]
+        for body in ({"metric": "l2"}, {"metric": "ip"}, {"chunk_size": 500, "name": "x"}):
+            second = await owner("PATCH", path, body)
+            assert (second.status_code, second.json()["error"]["code"]) == (409, "CONFLICT")
+            assert second.json()["error"]["details"] == {"reason": "reindexing", "job_id": job_id}
+        assert (await owner.ok("PATCH", path, {"name": "renamed", "metric": "cosine"}))["name"] == "renamed"
+        assert (await owner("POST", f"/v1/rag/jobs/{job_id}/retry")).status_code == 409
+        await owner.ok("POST", f"/v1/rag/jobs/{job_id}/cancel")
+        now = await owner.ok("GET", path)
+        assert now == before | {"name": "renamed", "updated_at": now["updated_at"]}
+        again = await owner.ok("POST", f"/v1/rag/jobs/{job_id}/retry")
+        assert (await owner.ok("GET", path))["reindex"]["job_id"] == again["job_id"]
+        await work_off(kernel)
+        assert (await owner.ok("GET", path))["metric"] == "ip"
+        assert (await owner.ok("GET", f"/v1/rag/jobs/{again['job_id']}"))["retry_of"] == job_id
+
+    async def test_by_a_model_that_cannot_be_asked_it_fails_and_all_is_as_it_was(
+        self, kernel: Kernel, owner: Client, docs: str
+    ) -> None:
+        path = f"/v1/rag/collections/{docs}"
+        before = await owner.ok("GET", path)
+        model = {"embedding_model": "text-embedding-ada-002"}
+        job_id = (await owner.ok("PATCH", path, model))["reindex"]["job_id"]
+        await work_off(kernel)
+        job = await owner.ok("GET", f"/v1/rag/jobs/{job_id}")
+        assert job["status"] == "failed"
+        assert "openai" in job["error"]["message"]
+        now = await owner.ok("GET", path)
+        assert now == before | {"updated_at": now["updated_at"]}
+        assert await self._found(owner, path) == [AUTH["text"]]
+
+    async def test_with_a_stale_etag_none_is_started(self, owner: Client, docs: str) -> None:
+        path = f"/v1/rag/collections/{docs}"
+        tag = (await owner("GET", path)).headers["etag"]
+        await owner.ok("PATCH", path, {"description": "x"})
+        stale = await owner("PATCH", path, {"metric": "l2"}, headers={"if-match": tag})
+        assert stale.status_code == 409
+        assert (await owner.ok("GET", path))["reindex"] is None
+
+    async def test_deleted_in_the_middle_nothing_is_left(self, kernel: Kernel, owner: Client, docs: str) -> None:
+        path = f"/v1/rag/collections/{docs}"
+        await owner.ok("PATCH", path, {"metric": "l2"})
+        assert (await owner("DELETE", path)).status_code == 204
+        await work_off(kernel)
+        assert await kernel.store.call("KEYS", f"*{docs}*") == []
+
+    async def _found(self, client: Client, path: str) -> list[str]:
+        found = await client.ok("POST", f"{path}/search", SEARCH)
+        return [one["text"] for one in found["results"]]
+
+
+def _making(size: int, overlap: int, metric: str) -> dict[str, Any]:
+    return {"chunk_size": size, "chunk_overlap": overlap, "chunk_unit": "characters", "metric": metric}
 
 
 class TestDocuments:

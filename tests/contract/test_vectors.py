@@ -10,6 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Generator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,7 +22,16 @@ from kernel.knowledge import filters
 from kernel.knowledge.conditions import condition
 from kernel.knowledge.contract import Chunk, Row
 from kernel.storage import vectors
-from kernel.storage.chunks import Condition, Hit, Metric, Query, VectorsMissing, literal, place
+from kernel.storage.chunks import (
+    Condition,
+    Hit,
+    Metric,
+    Query,
+    VectorsMissing,
+    VectorsRefused,
+    literal,
+    place,
+)
 from kernel.storage.vectors import Milvus, VectorStore
 
 pytestmark = pytest.mark.anyio
@@ -99,6 +109,16 @@ class TestRows:
         milvus.upsert(name, rows)
         milvus.upsert(name, [*rows, rows[0]])
         assert milvus.count(name) == 1200
+
+    @pytest.mark.parametrize("vector", [[0, 1, 0, 0], np.array([0, 1, 0, 0], "float32")])
+    def test_take_vectors_of_any_make(self, milvus: Milvus, name: str, vector: Any) -> None:
+        milvus.upsert(name, [row("plain"), row("other", vector=vector)])
+        assert found(milvus, name, (0.0, 1.0, 0.0, 0.0), 1) == ["other.v1.0"]
+
+    def test_none_are_written_when_one_does_not_fit(self, milvus: Milvus, name: str) -> None:
+        with pytest.raises(VectorsRefused):
+            milvus.upsert(name, [row(f"d{n}", vector=[1.0, 2.0]) for n in range(3)])
+        assert milvus.count(name) == 0
 
     def test_of_a_version_are_deleted_and_no_others(self, milvus: Milvus, name: str) -> None:
         documents = [row(f"d{n}", version=version) for n in range(30) for version in ("v1", "v2")]

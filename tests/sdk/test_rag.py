@@ -24,6 +24,7 @@ from codexos._ray import DatasetWriter, write_batch
 from codexos._records import batches, document_of
 from configs.settings import Settings
 from kernel.assembly import Kernel
+from kernel.knowledge.suspects import Left
 from kernel.knowledge.work import Block
 from kernel.storage.jobs import Lease
 from tests.api.conftest import serving
@@ -49,11 +50,11 @@ class Here:
     def __init__(self, kernel: Kernel):
         self._ingestion = kernel.ingestion
 
-    async def work(self, lease: Lease, blocks: Sequence[Block]) -> set[int]:
+    async def work(self, lease: Lease, blocks: Sequence[Block]) -> Left:
         _, order = await self._ingestion.specs.open(lease)
         for block in blocks:
             await self._ingestion.take_in(order, block)
-        return set()
+        return Left()
 
 
 @pytest.fixture

@@ -8,9 +8,10 @@ import pytest
 
 from kernel.errors import Conflict, NotFound, Unavailable, ValidationError
 from kernel.ids import new_id
-from kernel.knowledge.collections import MADE_WITHIN_MS, Collections
+from kernel.knowledge.collections import Collections
 from kernel.knowledge.contract import document_id
-from kernel.knowledge.record import CollectionCreate, CollectionPatch, CollectionRecord, Item
+from kernel.knowledge.record import CollectionCreate, CollectionPatch, CollectionRecord
+from kernel.knowledge.reindex import MADE_WITHIN_MS
 from kernel.knowledge.spec import folder
 from kernel.paging import PageQuery
 from kernel.storage import keys
@@ -27,8 +28,7 @@ OTHER = "ws_" + "1" * 26
 
 def away(library: Library) -> Collections:
     """The same collections, with a vector store that cannot be reached."""
-    vectors = VectorStore("http://127.0.0.1:9")
-    return Collections(library.collections.store, vectors, Models(), library.objects, library.clock)
+    return library.away(VectorStore("http://127.0.0.1:9"))
 
 
 class TestWeigh:
@@ -218,21 +218,14 @@ class TestPatch:
         await library.add(changed, Doc("a", ["cat"]))
         assert await library.texts(changed) == ["cat"]
 
-    async def test_with_documents_in_it_that_needs_a_job(self, library: Library) -> None:
+    async def test_of_two_at_once_on_an_empty_one_the_vectors_fit_who_wins(self, library: Library) -> None:
         record = await library.make()
-        await library.add(record, Doc("a", ["cat"]))
-        with pytest.raises(Conflict, match="another collection"):
-            await library.collections.patch(WS, record.id, CollectionPatch(chunk_size=300))
-        ordered: list[tuple[str, str, Item]] = []
-
-        async def reindex(ws: str, was: CollectionRecord, item: Item) -> None:
-            ordered.append((ws, was.id, item))
-
-        parts = (library.collections.store, library.vectors, Models(), library.objects, library.clock)
-        wired = Collections(*parts, reindex)
-        shown = await wired.patch(WS, record.id, CollectionPatch(chunk_size=300))
-        assert (shown.item.chunk_size, shown.stored.documents) == (1000, 1)
-        assert [(ws, id, item.chunk_size) for ws, id, item in ordered] == [(WS, record.id, 300)]
+        patches = [CollectionPatch(metric=metric) for metric in ("l2", "ip")]
+        await asyncio.gather(*(library.collections.patch(WS, record.id, one) for one in patches))
+        changed = await library.collections.get(WS, record.id)
+        assert changed.stored.live > 2
+        await library.add(changed, Doc("a", ["cat"]))
+        assert await library.texts(changed) == ["cat"]
 
     async def test_what_does_not_go_together_is_refused(self, library: Library) -> None:
         record = await library.make(chunk_size=500)
@@ -380,7 +373,8 @@ class TestManifest:
             await library.add(one, Doc("a", ["cat"]), Doc("b", ["dog"]))
             await away(library).delete_document(WS, one.id, document_id(one.id, "a"))
         await away(library).delete(WS, dropped.id)
-        await library.collections.store.switch(WS, moved.stored, ("moved", "moved"), moved.stored.item)
+        await away(library).delete_document(WS, moved.id, document_id(moved.id, "b"))
+        await library.collections.patch(WS, moved.id, CollectionPatch(metric="l2"))
         assert await library.collections.store.uncleared(shard) == [(WS, record.id)]
         with pytest.raises(Unavailable):
             await away(library).tidy()

@@ -3,7 +3,7 @@
 import asyncio
 import gzip
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import pytest
 from standardwebhooks import Webhook
 
 from actors.courier import serve as serve_courier
+from cluster.drain import PATIENCE_S, drain
 from kernel.clock import ManualClock, SystemClock
 from kernel.errors import Unavailable
 from kernel.ids import new_id
@@ -230,6 +231,26 @@ class TestSending:
             moved = True
             assert await answer_of(url, egress) == Answer(None, "blocked_address")
         assert web.connections == []
+
+    async def test_a_connection_is_used_again(self, clock: ManualClock) -> None:
+        connections = 0
+
+        async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal connections
+            connections += 1
+            with suppress(asyncio.IncompleteReadError):
+                while head := (await reader.readuntil(b"\r\n\r\n")).lower():
+                    length = head.partition(b"content-length: ")[2].split(b"\r\n")[0]
+                    await reader.readexactly(int(length))
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok")
+            writer.close()
+
+        server = await asyncio.start_server(accept, "127.0.0.1", 0)
+        async with server, sending(clock) as sender:
+            url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            answers = [(await sender.send(await flight(url))).answer for _ in range(3)]
+        assert answers == [Answer(200, None, "ok")] * 3
+        assert connections == 1
 
     async def test_secrets_that_do_not_open(self) -> None:
         async with serve(ok) as web, sending(ManualClock()) as sender:
@@ -686,12 +707,25 @@ class TestServing:
             await served.post.tell()
             served.courier.told(None)
             await reached.wait()
-            await store.call("PUBLISH", keys.channel("drain"), "")
+            drained = asyncio.create_task(drain(store.url))
+            while not served.courier.draining:
+                await store.call("PING")
             go.set()
+            await drained
             async with asyncio.timeout(5):
                 await served.serving
         assert await served.status(webhook) == "delivered"
         assert await store.call("EXISTS", HOLD) == 0
+
+    async def test_without_a_courier_nobody_waits_for_one(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Whose hold has not ended, or whose store has."""
+        monkeypatch.setattr("kernel.storage.store.PATIENCE_S", 0.05)
+        await store.call("SET", HOLD, "killed")
+        async with asyncio.timeout(PATIENCE_S):
+            await drain(store.url)
+            await drain("redis://127.0.0.1:1/0")
 
     async def test_an_idle_one_asks_little(self, store: Store, clock: ManualClock, sender: Sender) -> None:
         courier = Courier(

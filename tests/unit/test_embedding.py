@@ -10,9 +10,12 @@ import httpx2
 import numpy as np
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from kernel.clock import ManualClock
 from kernel.errors import ProviderError, Unavailable
+from kernel.models import wordllama
 from kernel.models.breaker import Breaker
 from kernel.models.cached import CachedEmbedder
 from kernel.models.catalog import Catalog
@@ -40,6 +43,27 @@ KEY = "sk-CANARY0123456789"
 WIDTH = 4
 CAT = (-0.04385388, 0.02110818, -0.04227202)
 """How `WordLlama.load().embed(…, norm=True)` begins for the sentence about the cat."""
+SIGNS = (
+    *(
+        "a",
+        "the",
+        "ing",
+        "A" * 40,
+        ".",
+        "##",
+        "<",
+        "é",
+        "日本",
+        "🎉",
+        "    def f():",
+        "\u00a0",
+        "\t",
+        "\r\n",
+        "\x00",
+    ),
+    *(" ", "  ", "   ", "\n", "\n\n", "▁", "▁▁", "<s>", "</s>", "<unk>"),
+)
+"""What texts are made of that a tokenizer takes for something."""
 
 
 class TestLocal:
@@ -50,6 +74,19 @@ class TestLocal:
         assert found.shape == (4, 256)
         assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)
         assert found[1, :3] == pytest.approx(CAT, abs=1e-6)
+
+    @given(st.lists(st.sampled_from(SIGNS), max_size=12).map("".join))
+    @settings(max_examples=300)
+    def test_tokens_of_remembered_words_are_those_of_the_whole_text(self, text: str) -> None:
+        whole = wordllama._tokenizer().encode(text, add_special_tokens=False).ids
+        assert wordllama.token_ids(text).tolist() == whole
+
+    def test_words_are_forgotten_when_they_are_too_many(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wordllama, "MOST_PIECES", 3)
+        pieces = wordllama._Pieces()
+        found = [pieces[f" word{n}"] for n in range(8)]
+        assert len(pieces) <= 3
+        assert found == [pieces[f" word{n}"] for n in range(8)]
 
     def test_likeness_shows(self) -> None:
         cat, kitten, tax = LocalEmbedder().embed_now(["a cat", "a small kitten", "income tax law"])

@@ -14,11 +14,12 @@ from kernel.knowledge import listing, run
 from kernel.knowledge.contract import Found, document_id
 from kernel.knowledge.listing import Listing, Seen, in_blocks
 from kernel.knowledge.pipeline import ingest_batch
+from kernel.knowledge.suspects import REASON, Left, taken_apart
 from kernel.knowledge.work import Block, Listed, Order
 from kernel.storage import keys
 from kernel.storage.jobs import JobLost, Lease, Room, Settled
 from kernel.storage.store import Store
-from tests.ingestion import COLLECTION, SHARD, WS, Bench, Crash, Documents
+from tests.ingestion import COLLECTION, SHARD, WS, Bench, Crash, Documents, block
 
 pytestmark = pytest.mark.anyio
 
@@ -132,6 +133,15 @@ class TestLeases:
             one = Block(0, [Listed(0, Found(str(n), str(n), "text"))])
             await ingest_batch(bench.tools, bench.order(claim.lease, source), one)
 
+    async def test_what_was_done_before_is_no_getting_on(self, bench: Bench) -> None:
+        await bench.accept()
+        source, one = Documents({"a": "word"}), block("a")
+        for lost in range(3):
+            (claim,) = await bench.jobs.claim(SHARD, "d", 0, Room(9, 9, 9), 2, b"{}", 2**53)
+            assert claim.lost == (0 if lost < 2 else 1), "taking it in was getting on"
+            await ingest_batch(bench.tools, bench.order(claim.lease, source), one)
+        assert await bench.jobs.claim(SHARD, "d", 0, Room(9, 9, 9), 2, b"{}", 2**53) == []
+
     async def test_cancelled_is_cancelled_at_once(self, bench: Bench) -> None:
         queued, running = await bench.accept(), await bench.accept()
         (claim,) = [one for one in await bench.claim(room=Room(2, 0, 1)) if one.lease.job_id == running]
@@ -169,7 +179,7 @@ class TestRun:
         source = Documents({f"{n:03}": "word" for n in range(200)})
         counts = await bench.perform(source, cluster=elsewhere)
         assert (counts["done"], counts["status"]) == (200, "completed")
-        assert elsewhere.sizes == [60, 60, 60]
+        assert elsewhere.sizes == [60, 60, 60, 20]
         assert len(await bench.manifest()) == 200
 
     async def test_blocks_that_could_not_be_done_are_done_again(
@@ -180,6 +190,47 @@ class TestRun:
         elsewhere = Elsewhere(bench, blocks=4, failing=3)
         counts = await bench.perform(Documents({f"{n:03}": "word" for n in range(40)}), cluster=elsewhere)
         assert (counts["done"], counts["status"]) == (40, "completed")
+
+    async def test_a_document_that_ends_its_workers_fails_alone(
+        self, store: Store, clock: ManualClock
+    ) -> None:
+        bench = Bench(store, clock, Ingestion(inline_documents=0, block=10))
+        await bench.open()
+        elsewhere = Elsewhere(bench, blocks=3, deadly=["007", "039"])
+        counts = await bench.perform(Documents({f"{n:03}": "word" for n in range(40)}), cluster=elsewhere)
+        assert (counts["discovered"], counts["done"], counts["failed"]) == (40, 38, 2)
+        assert elsewhere.sizes == [30, 10, 10, 10]
+        (job_id,) = await store.call("ZRANGE", keys.key("jobs", WS), 0, -1)
+        notes, _ = await bench.jobs.documents(WS, job_id.decode(), "failed", 0, 9)
+        assert [(orjson.loads(note)["location"], orjson.loads(note)["reason"]) for note in notes] == [
+            ("007", REASON),
+            ("039", REASON),
+        ]
+
+    async def test_a_suspect_that_was_settled_after_all_is_left_alone(self, bench: Bench) -> None:
+        await bench.accept()
+        (claim,) = await bench.claim()
+        order, two = bench.order(claim.lease), block("a", "b", number=3)
+        assert [part.number for part in await taken_apart(bench.jobs, order, two, 8)] == [8, 9]
+        assert await bench.jobs.withdraw(claim.lease, 3), "the answer may have been lost"
+        source = bench.order(claim.lease, Documents({"a": "one", "b": "two"}))
+        await ingest_batch(bench.tools, source, block("a", "b", number=4))
+        assert await taken_apart(bench.jobs, order, block("a", "b", number=4), 10) == []
+        await ingest_batch(bench.tools, source, two)
+        assert (await bench.counts(claim.lease.job_id))["done"] == 2, "what was withdrawn counts no more"
+        (again,) = await bench.claim("d2", lost=True)
+        with pytest.raises(JobLost):
+            await bench.jobs.withdraw(claim.lease, 4)
+        await ingest_batch(bench.tools, bench.order(again.lease, *source.sources), two)
+        assert not await bench.jobs.withdraw(again.lease, 3), "it is settled in this run"
+
+    async def test_what_may_have_cost_drivers_their_lives_is_kept_away_from_them(self, bench: Bench) -> None:
+        await bench.accept()
+        (claim,) = await bench.claim()
+        elsewhere = Elsewhere(bench, blocks=1)
+        ordered = bench.run(claim.lease, Documents({"a": "word"}), cluster=elsewhere, at_home=False)
+        await ordered.perform()
+        assert elsewhere.sizes == [1]
 
     async def test_a_store_of_vectors_that_is_away_for_a_while(self, bench: Bench) -> None:
         left = [Unavailable("away")] * 3
@@ -266,24 +317,26 @@ async def ids(bench: Bench) -> list[str]:
 
 
 class Elsewhere:
-    """A cluster in this process. failing: blocks that it loses, once each."""
+    """A cluster in this process. failing: blocks that it loses, once each. deadly: documents that end a worker."""
 
-    def __init__(self, bench: Bench, blocks: int, failing: int = 0):
-        self._bench, self.blocks, self._failing = bench, blocks, failing
+    def __init__(self, bench: Bench, blocks: int, failing: int = 0, deadly: Sequence[str] = ()):
+        self._bench, self.blocks, self._failing, self._deadly = bench, blocks, failing, set(deadly)
         self.order: Order | None = None
         self.sizes: list[int] = []
 
-    async def work(self, lease: Lease, blocks: Sequence[Block]) -> set[int]:
+    async def work(self, lease: Lease, blocks: Sequence[Block]) -> Left:
         self.sizes.append(sum(len(block.listed) for block in blocks))
-        again = set()
+        again, suspect = set(), set()
         for block in blocks:
             if self._failing:
                 self._failing -= 1
                 again.add(block.number)
+            elif self._deadly & {one.found.location for one in block.listed}:
+                suspect.add(block.number)
             else:
                 source = Documents({one.found.location: "word" for one in block.listed})
                 await ingest_batch(self._bench.tools, self._bench.order(lease, source), block)
-        return again
+        return Left(again, suspect)
 
 
 @pytest.mark.parametrize("dies_after", range(10))

@@ -1,5 +1,6 @@
 """Search: what is shown, in what order, and with what scores; on a real store and a real vector store."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -254,12 +255,8 @@ class TestChanges:
         before = await library.collections.get(WS, record.id)
         after = await library.collections.patch(WS, record.id, CollectionPatch(metric="ip"))
         await library.add(after, Doc("a", ["cat"]))
-        stale = CollectionRecord(
-            (await library.collections.get(WS, record.id)).stored.__class__(
-                record.id, before.stored.item, before.stored.revision, before.stored.live, 1, 3, 1
-            ),
-            before.item,
-        )
+        now = (await library.collections.get(WS, record.id)).stored
+        stale = CollectionRecord(replace(now, live=before.stored.live), before.item)
         found = await library.search.answer(WS, "key_1", [stale], SearchOrder(query="cat"))
         assert [one.hit.text for one in found.results] == ["cat"]
 

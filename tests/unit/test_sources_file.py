@@ -1,6 +1,6 @@
 """Files of buckets, on an S3 server that is real but for its disks."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from pyarrow import fs
 
 from kernel.ids import new_id
 from kernel.knowledge.contract import DocumentError, SourceError
-from kernel.knowledge.sources import Surroundings
+from kernel.knowledge.sources import Surroundings, file
 from kernel.knowledge.sources.file import Bucket
 from kernel.outbound import Egress
 from tests.sources import LOOPBACK, entry, fetched, listed, opened, surroundings
@@ -117,17 +117,27 @@ async def test_the_version_changes_with_the_object(around: Surroundings, endpoin
     assert before.version == same.version != after.version
 
 
-async def test_without_a_credential_only_what_the_operator_has_opened(
+async def test_without_a_credential_the_machine_s_keys_are_the_operator_s_to_lend(
     around: Surroundings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    given: list[Mapping[str, Any]] = []
+
+    def opened_with(
+        bucket: str, region: str | None, keys: Mapping[str, Any], place: Mapping[str, str]
+    ) -> Any:
+        given.append(keys)
+        return open_(bucket, region, keys, place)
+
+    open_ = file._open
+    monkeypatch.setattr(file, "_open", opened_with)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     location = "s3://bucket/docs/guide.md"
-    with pytest.raises(SourceError, match="CODEXOS_INGESTION__S3_ENVIRONMENT"):
-        await listed(opened(around, type="file", location=location))
-    opened_up = around.settings.model_copy(update={"s3_environment": True})
-    (found,) = await listed(opened(replace(around, settings=opened_up), type="file", location=location))
-    assert found.location == location
+    lent = around.settings.model_copy(update={"s3_environment": True})
+    for settings in (around.settings, lent):
+        (found,) = await listed(opened(replace(around, settings=settings), type="file", location=location))
+        assert found.location == location
+    assert given == [{"anonymous": True}, {}]
 
 
 async def test_another_machine_fetches_what_this_one_listed(around: Surroundings) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import os
 import subprocess
+import sys
 from base64 import b64encode
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack
@@ -14,7 +15,7 @@ import pytest
 
 from kernel.ids import new_id
 from kernel.knowledge.contract import DocumentError, Found, SourceError
-from kernel.knowledge.sources import Surroundings, github
+from kernel.knowledge.sources import Surroundings, github, scratch
 from kernel.knowledge.sources import git as program
 from kernel.outbound import Egress
 from tests.sources import REFUSED, fetched, listed, opened, surroundings
@@ -471,6 +472,28 @@ async def test_the_folder_goes_with_the_source(around: Surroundings) -> None:
     assert folder.is_dir()
     del source
     assert not folder.exists()
+
+
+async def test_what_a_killed_process_has_left_is_swept(
+    around: Surroundings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    makes = "import os; from kernel.knowledge.sources.scratch import made_for; x = type('X', (), {})()\n"
+    makes += "print(made_for(x), flush=True); os.kill(os.getpid(), 9)"
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    killed = subprocess.run(
+        [sys.executable, "-c", makes], capture_output=True, text=True, env=environment, check=False
+    )
+    left, fresh = Path(killed.stdout.strip()), tmp_path / "codexos-git-fresh"
+    (left / "pack").write_bytes(b"x")
+    fresh.mkdir()
+    source = opened(around, type="github", location=REPOSITORY)
+    await listed(source)
+    used = source._source._started._folder  # type: ignore[attr-defined]
+    for folder in (left, used):
+        os.utime(folder, (0, 0))
+    scratch.sweep()
+    assert [folder.exists() for folder in (left, fresh, used)] == [False, True, True]
 
 
 async def test_giving_up_ends_the_program(around: Surroundings) -> None:

@@ -4,7 +4,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from kernel.knowledge.contract import Fetched, Found, Source, SourceError
-from kernel.knowledge.sources.file import Bucket, UploadedFile, lack
+from kernel.knowledge.sources.file import Bucket, UploadedFile
 from kernel.knowledge.sources.github import Repository, remote_url
 from kernel.knowledge.sources.shapes import FileSource, GithubSource, SourceEntry, TextSource, UrlSource
 from kernel.knowledge.sources.surroundings import Surroundings, Upload

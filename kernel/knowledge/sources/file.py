@@ -23,7 +23,7 @@ _REGION = re.compile(r"[a-z0-9-]{1,32}")
 _REASONS = {
     "NO_SUCH_BUCKET": "The bucket does not exist",
     "' not found": "The bucket does not exist",
-    "ACCESS_DENIED": "Access to the bucket is denied",
+    "ACCESS_DENIED": "Access to the bucket is denied: it takes a credential that opens it",
     "INVALID_ACCESS_KEY_ID": "The credential is not accepted",
     "SIGNATURE_DOES_NOT_MATCH": "The credential is not accepted",
     "INVALID_CLIENT_TOKEN_ID": "The credential is not accepted",
@@ -86,14 +86,16 @@ class Bucket:
     async def _files(self) -> Any:
         """The S3 file system of pyarrow. Raises SourceError."""
         if self._opened is None:
-            if reason := lack(self._entry, self._around):
-                raise SourceError(reason)
             secrets = await self._around.secrets(self._entry.credential_id)
-            keys = _keys(secrets) if self._entry.credential_id else {}
+            keys = _keys(secrets) if self._entry.credential_id else self._own_keys()
             place = await self._place()
             bucket = self._entry.location.removeprefix(S3).partition("/")[0]
             self._opened = await _asked(_open, bucket, secrets.get("region"), keys, place)
         return self._opened
+
+    def _own_keys(self) -> dict[str, Any]:
+        """Nobody's, which opens public buckets, unless the operator lets everybody use this machine's."""
+        return {} if self._around.settings.s3_environment else {"anonymous": True}
 
     async def _place(self) -> dict[str, str]:
         """Where the object store is, when it is not Amazon's. Raises SourceError when it may not be reached."""
@@ -147,16 +149,6 @@ class UploadedFile:
             raise SourceError(_no_upload(self._entry.location)) from None
 
 
-def lack(entry: FileSource, around: Surroundings) -> str | None:
-    """Why an object cannot be read without a credential; None when it can, or has one."""
-    if entry.is_upload or entry.credential_id or around.settings.s3_environment:
-        return None
-    return (
-        "S3 needs a credential. To read with the AWS keys of this installation's machine, its operator sets "
-        "CODEXOS_INGESTION__S3_ENVIRONMENT=true"
-    )
-
-
 def _no_upload(upload_id: str) -> str:
     return f"There is no upload '{upload_id}'"
 
@@ -175,7 +167,7 @@ def _keys(secrets: Mapping[str, str]) -> dict[str, str]:
     return {"access_key": key, "secret_key": secret} | ({"session_token": token} if token else {})
 
 
-def _open(bucket: str, region: str | None, keys: Mapping[str, str], place: Mapping[str, str]) -> Any:
+def _open(bucket: str, region: str | None, keys: Mapping[str, Any], place: Mapping[str, str]) -> Any:
     """Without keys, the ones of this machine's environment. Raises what pyarrow raises."""
     from pyarrow import fs
 

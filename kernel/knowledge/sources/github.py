@@ -5,12 +5,8 @@ is never sent. Files come in batches that grow as long as they are asked for in 
 """
 
 import asyncio
-import shutil
-import tempfile
-import weakref
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
-from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 from kernel.knowledge.contract import DocumentError, Fetched, Found, SourceError
@@ -18,6 +14,7 @@ from kernel.knowledge.sources.command import GitError
 from kernel.knowledge.sources.formats import readable_name
 from kernel.knowledge.sources.git import Blob, Git, Head, NoRepository, Remote, TooLarge, basic
 from kernel.knowledge.sources.globs import Globs
+from kernel.knowledge.sources.scratch import made_for
 from kernel.knowledge.sources.shapes import GithubSource
 from kernel.knowledge.sources.surroundings import Surroundings
 from kernel.outbound import Egress
@@ -175,9 +172,7 @@ class Repository:
     async def _git(self) -> Git:
         """In a folder that goes when this source does."""
         if self._started is None:
-            folder = tempfile.mkdtemp(prefix="codexos-git-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            git = Git(Path(folder), self._around.egress)
+            git = Git(made_for(self), self._around.egress)
             await git.begin()
             self._started = git
         return self._started

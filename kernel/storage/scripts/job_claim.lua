@@ -41,13 +41,13 @@ local function take(ws, id)
   if tonumber(was[2]) >= most then return finish_job(ws, id, 'failed', now, problem) end
   redis.call('HSET', record, 'status', 'running', 'driver', driver, 'epoch', was[1] + 1, 'deliveries', was[2] + 1,
     'started_at', was[3] or now, 'run_at', now, 'told_at', now, 'listed', '', 'discovered', 0, 'done', 0, 'skipped', 0,
-    'failed', 0, 'chunks', 0, 'bytes', 0)
+    'failed', 0, 'chunks', 0, 'bytes', 0, 'withdrawn', '')
   redis.call('DEL', K.job_blocks(ws, id))
   for _, outcome in ipairs({'done', 'skipped', 'failed'}) do redis.call('DEL', K.job_documents(ws, id, outcome)) end
   redis.call('ZREM', K.jobs_waiting(), member)
   redis.call('ZADD', K.jobs_running(), now + lease, member)
   tell_job(ws, id, now, {{was[3] and 'job.progress' or 'job.started', job_counts(ws, id)}})
-  out[#out + 1] = {ws, id, was[1] + 1, was[4], was[5], was[6], was[7]}
+  out[#out + 1] = {ws, id, was[1] + 1, was[4], was[5], was[6], was[7], tonumber(was[2])}
 end
 
 for _, size in ipairs({'small', 'large'}) do

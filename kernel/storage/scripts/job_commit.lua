@@ -34,7 +34,7 @@ for i = 9, #ARGV, 8 do
 end
 redis.call('SETBIT', K.job_blocks(ws, id), block, 1)
 for name, count in pairs(counts) do redis.call('HINCRBY', record, name, count) end
-if counts.done > 0 then redis.call('HSET', record, 'deliveries', 0) end
+if taken > 0 then redis.call('HSET', record, 'deliveries', 0) end
 count_ingested(ws, id, tonumber(now), collection, taken)
 count_embedded(ws, tonumber(now), redis.call('HGET', record, 'key'), embedded)
 tell_progress(ws, id, tonumber(now), events)

@@ -3,7 +3,7 @@
 -- taken, full, superseded.
 -- ARGV: ws, id, collection, order as JSON, size, key, retry_of, now, most active, idempotency record ('' none),
 --       revision, its name and the new one in lower case, item, what it is to become as JSON, number of the new vectors,
---       their name
+--       their name, which were to be dropped
 local ws, id, collection, order, size, key, retry_of, now = unpack(ARGV, 1, 8)
 local revision, was, name, item, target, number, vectors = unpack(ARGV, 11, 17)
 local record = K.collection(ws, collection)
@@ -20,4 +20,5 @@ rename_collection(ws, collection, was, name)
 redis.call('HSET', record, 'item', item, 'reindex', id, 'target', target, 'next', number, 'next_vectors', vectors,
   'next_chunks', 0, 'next_documents', 0)
 redis.call('HINCRBY', record, 'revision', 1)
+redis.call('ZREM', K.vectors_left(), vectors)
 return add_job(ws, id, collection, order, size, key, retry_of, now)
