@@ -70,7 +70,9 @@ class IngestionJobItem(BaseModel):
     created_at: Time
     started_at: Time | None
     completed_at: Time | None
-    kind: Literal["ingest", "reindex"] = Field(description="`reindex` makes the vectors anew; it has no sources")
+    kind: Literal["ingest", "reindex"] = Field(
+        description="`reindex` makes the vectors anew; it has no sources"
+    )
     reindex: Making | None = Field(description="what the collection is to become", examples=[None])
     sync: bool
     sources: list[dict[str, Any]] = Field(

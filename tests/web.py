@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 import orjson
+import psutil
 
 
 @dataclass
@@ -20,10 +21,12 @@ class Exchange:
     """Set when the client hangs up."""
 
     @property
-    def peer(self) -> int:
-        """The port of who asks."""
-        port: int = self._writer.get_extra_info("peername")[1]
-        return port
+    def asker(self) -> int:
+        """The process at the other end."""
+        port = self._writer.get_extra_info("peername")[1]
+        held = psutil.net_connections("tcp4")
+        (pid,) = {one.pid for one in held if one.laddr.port == port and one.pid and one.raddr}
+        return int(pid)
 
     @property
     def json(self) -> dict[str, object]:
@@ -58,12 +61,13 @@ Answer = Callable[[Exchange], Awaitable[None]]
 class Web:
     answer: Answer
     port: int = 0
+    host: str = "127.0.0.1"
     exchanges: list[Exchange] = field(default_factory=list)
     connections: list[asyncio.Future[None]] = field(default_factory=list)
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.host}:{self.port}"
 
     def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections.append(asyncio.ensure_future(self._handle(reader, writer)))
@@ -92,9 +96,12 @@ class Web:
 
 
 @asynccontextmanager
-async def serve(answer: Answer, tls: ssl.SSLContext | None = None) -> AsyncIterator[Web]:
-    web = Web(answer)
-    server = await asyncio.start_server(web.accept, "127.0.0.1", 0, ssl=tls)
+async def serve(
+    answer: Answer, tls: ssl.SSLContext | None = None, host: str = "127.0.0.1"
+) -> AsyncIterator[Web]:
+    """host: an address of this machine."""
+    web = Web(answer, host=host)
+    server = await asyncio.start_server(web.accept, host, 0, ssl=tls)
     web.port = server.sockets[0].getsockname()[1]
     try:
         yield web

@@ -113,8 +113,8 @@ class Collections:
     ) -> CollectionRecord:
         """Another model, other chunks or another metric make all vectors anew. key_id: who pays for that.
 
-        Raises NotFound, ValidationError, Conflict when `if_match` is not its ETag, the name is taken, or the vectors are
-        being made anew already, RateLimitError, Unavailable.
+        Raises NotFound, ValidationError, RateLimitError, Unavailable, and Conflict when `if_match` is not its ETag, the
+        name is taken, or the vectors are being made anew already.
         """
         while True:
             record = await self._fetch(ws, collection_id, if_match)

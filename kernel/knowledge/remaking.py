@@ -78,12 +78,14 @@ async def documents_of(jobs: JobStore, lease: Lease, source: int) -> AsyncIterat
 
 @asynccontextmanager
 async def _there(tools: Tools, lease: Lease) -> AsyncGenerator[None]:
-    """Vectors that are not there may have been dropped since the job has ended. Raises JobLost then, else Unavailable."""
+    """Vectors that are missing may have been dropped with their job: raises JobLost then, and Unavailable else."""
     try:
         yield
     except VectorsMissing:
         await tools.manifest.check(lease)
-        raise Unavailable("The vectors of this collection are not there", {"reason": "vectors_missing"}) from None
+        raise Unavailable(
+            "The vectors of this collection are not there", {"reason": "vectors_missing"}
+        ) from None
 
 
 class _Batch:
@@ -136,7 +138,9 @@ class _Batch:
             if len(rows) < one.entry["chunks"]:
                 missing.append(one)
                 continue
-            chunks = [Chunk(row.position, row.text, row.offset, row.page, row.heading, row.seam) for row in rows]
+            chunks = [
+                Chunk(row.position, row.text, row.offset, row.page, row.heading, row.seam) for row in rows
+            ]
             vectors = {row.text: row.vector for row in rows} if same_model else {}
             made = await self._cut(chunks)
             found.append((one, Ready(one.id, one.listed, one.entry, made, one.before, vectors)))

@@ -3,13 +3,15 @@
 Stored: `job` (hash): collection, order (JSON), size (small | large: whether a driver does it by itself), key (who
 ordered), retry_of, status, error (JSON), the moments created_at, started_at, run_at (of the present driver) and
 completed_at; driver, epoch (grows with each claim and with the end), deliveries (drivers that have lost it since it
-last took a document in), withdrawn (the last block that was taken back); the counts discovered, listed ('1' when that is all), done, skipped, failed, deleted, chunks,
-bytes; seq, told_at and told of its events. Beside it `job_documents`, `job_blocks`, `job_events`, the indices `jobs`,
-`jobs_by`, `jobs_active`, and per shard `jobs_waiting` and `jobs_running`.
+last took a document in), withdrawn (the last block that was taken back); the counts discovered, listed ('1' when that
+is all), done, skipped, failed, deleted, chunks, bytes; seq, told_at and told of its events. Beside it `job_documents`,
+`job_blocks`, `job_events`, the indices `jobs`, `jobs_by`, `jobs_active`, and per shard `jobs_waiting` and
+`jobs_running`.
 
 A driver works a job off in blocks of documents. One script, `job_commit`, writes all that a block changes, the manifest
 included, and remembers the block's number, so that nothing is counted twice. When a driver is lost the next one counts
-anew: the manifest tells it what this job has taken in already.
+anew: the manifest tells it what this job has taken in already. A block that was lost with each worker that had it is
+withdrawn, and its documents come again in blocks of their own.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence

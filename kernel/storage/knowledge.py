@@ -1,12 +1,12 @@
 """Collections in Redis: the record, its unique name, and the manifest that says which documents there are.
 
 Stored: `collection` (hash): item (JSON: what people set), revision (grows with each of their changes), live (the number
-of its vectors in use), numbered (the last number that vectors of it were given), chunks, bytes, and of a re-index under
-way what `kernel.storage.reindex` tells; `collections`, `collection_names`. The manifest: `documents` (id -> entry, JSON)
-with its orders `documents_by_id` and `documents_newest`, its counts `documents_kinds`, and `documents_stale`, the
-versions whose chunks are to be deleted. Every change of the manifest goes through `put_document` and `drop_document` of
-the prelude, so these always agree. Of a whole shard: `stale`, the collections that have such versions, and
-`vectors_left`, vectors that no collection has in use: not any more, or not yet.
+of its vectors in use), numbered (the last number that vectors of it were given), chunks, bytes, and while it is being
+re-indexed what `kernel.storage.reindex` tells; `collections`, `collection_names`. The manifest: `documents` (id ->
+entry, JSON) with its orders `documents_by_id` and `documents_newest`, its counts `documents_kinds`, and
+`documents_stale`, the versions whose chunks are to be deleted. Every change of the manifest goes through `put_document`
+and `drop_document` of the prelude, so these always agree. Of a whole shard: `stale`, the collections that have such
+versions, and `vectors_left`, vectors that no collection has in use: not any more, or not yet.
 """
 
 from collections.abc import Collection, Iterable, Sequence

@@ -46,6 +46,7 @@ from kernel.storage.milvus_rows import (
 T = TypeVar("T")
 
 ANSWER_WITHIN_S = 5.0
+WRITTEN_WITHIN_S = 30.0
 CONNECT_WITHIN_S = 1.0
 THREADS = 8
 """Calls in flight at once; more wait their turn."""
@@ -202,7 +203,7 @@ class Milvus:
         with _translated():
             handler = self._connected()._get_connection()
             message = {"upsert_param": upsert_of(name, rows), "schema": {"fields": []}}
-            handler.upsert(name, [], timeout=ANSWER_WITHIN_S, retry_on_rate_limit=False, **message)
+            handler.upsert(name, [], timeout=WRITTEN_WITHIN_S, retry_on_rate_limit=False, **message)
 
     def _connected(self) -> Any:
         with self._lock:

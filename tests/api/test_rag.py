@@ -152,7 +152,19 @@ class TestChange:
         [
             *(
                 ({"name": name}, "name")
-                for name in ("", "x" * 65, "x" * 256, "../x", 'a"b', "_system", "a b", "a\n", "\u202eabc", None, 7)
+                for name in (
+                    "",
+                    "x" * 65,
+                    "x" * 256,
+                    "../x",
+                    'a"b',
+                    "_system",
+                    "a b",
+                    "a\n",
+                    "\u202eabc",
+                    None,
+                    7,
+                )
             ),
             ({"description": "x" * 4097}, "description"),
             ({"description": "a\u0007b"}, "description"),
@@ -208,9 +220,7 @@ class TestChange:
 
     async def test_of_an_empty_one_is_done_at_once(self, owner: Client) -> None:
         empty = await owner.collection("empty")
-        changed = await owner.ok(
-            "PATCH", f"/v1/rag/collections/{empty}", {"chunk_size": 500, "metric": "l2"}
-        )
+        changed = await owner.ok("PATCH", f"/v1/rag/collections/{empty}", {"chunk_size": 500, "metric": "l2"})
         assert (changed["chunk_size"], changed["metric"], changed["reindex"]) == (500, "l2", None)
 
     async def test_deleted_is_gone(self, kernel: Kernel, owner: Client, docs: str) -> None:
@@ -226,7 +236,9 @@ class TestReindex:
     async def test_from_the_change_to_the_new_vectors(self, kernel: Kernel, owner: Client, docs: str) -> None:
         path = f"/v1/rag/collections/{docs}"
         before = await owner("GET", path)
-        answer = await owner("PATCH", path, {"description": "x", "chunk_size": 50, "chunk_overlap": 0, "metric": "l2"})
+        answer = await owner(
+            "PATCH", path, {"description": "x", "chunk_size": 50, "chunk_overlap": 0, "metric": "l2"}
+        )
         pending = answer.json()
         job = f"/v1/rag/jobs/{pending['reindex']['job_id']}"
         assert answer.status_code == 200
@@ -248,11 +260,19 @@ class TestReindex:
         assert await self._found(owner, path) == [AUTH["text"]]
         await work_off(kernel)
         after = await owner("GET", path)
-        assert (after.json()["chunk_size"], after.json()["metric"], after.json()["reindex"]) == (50, "l2", None)
+        assert (after.json()["chunk_size"], after.json()["metric"], after.json()["reindex"]) == (
+            50,
+            "l2",
+            None,
+        )
         assert after.headers["etag"] not in (before.headers["etag"], answer.headers["etag"])
         assert after.json()["chunks"] > before.json()["chunks"]
         done = await owner.ok("GET", job)
-        assert (done["status"], done["progress"]["done"], done["chunks"]) == ("completed", 2, after.json()["chunks"])
+        assert (done["status"], done["progress"]["done"], done["chunks"]) == (
+            "completed",
+            2,
+            after.json()["chunks"],
+        )
         stats = await owner.ok("GET", f"{path}/stats")
         assert (stats["chunks"], stats["vectors"]["rows"], stats["vectors"]["metric"]) == (
             *[after.json()["chunks"]] * 2,
@@ -308,7 +328,9 @@ class TestReindex:
         assert stale.status_code == 409
         assert (await owner.ok("GET", path))["reindex"] is None
 
-    async def test_deleted_in_the_middle_nothing_is_left(self, kernel: Kernel, owner: Client, docs: str) -> None:
+    async def test_deleted_in_the_middle_nothing_is_left(
+        self, kernel: Kernel, owner: Client, docs: str
+    ) -> None:
         path = f"/v1/rag/collections/{docs}"
         await owner.ok("PATCH", path, {"metric": "l2"})
         assert (await owner("DELETE", path)).status_code == 204

@@ -24,11 +24,14 @@ from cluster.state import read_state
 from configs.settings import Settings
 from kernel.knowledge.contract import chunk_id
 from kernel.knowledge.record import CollectionRecord
+from kernel.knowledge.suspects import REASON
 from kernel.storage.jobs import JobStore
 from kernel.storage.knowledge import KnowledgeStore
 from kernel.storage.store import opened
 from kernel.storage.vectors import VectorStore
 from tests.platform import Platform, free_port, until
+from tests.sites import path_of
+from tests.web import Exchange, serve
 
 pytestmark = [pytest.mark.anyio, pytest.mark.timeout(300)]
 
@@ -208,6 +211,27 @@ async def test_a_store_killed_in_mid_job(
     await storm.settle(undisturbed)
 
 
+async def test_a_document_that_ends_the_driver_fails_alone(platform: Platform, api: httpx2.AsyncClient) -> None:
+    """In a small job, which the driver does by itself until it has cost two of them their lives."""
+    deaths: list[str] = []
+
+    async def answer(exchange: Exchange) -> None:
+        if path_of(exchange) == "/deadly":
+            deaths.append(psutil.Process(exchange.asker).cmdline()[0].split(":")[2])
+            os.kill(exchange.asker, signal.SIGKILL)
+        await exchange.answer(200, b"A page.", "content-type: text/plain")
+
+    async with serve(answer) as web:
+        sources = [{"type": "url", "location": f"{web.url}/{page}"} for page in ("a", "deadly", "b")]
+        collection = (await asked(api, "POST", "/rag/collections", {"name": os.urandom(8).hex()}))["id"]
+        path = f"/rag/collections/{collection}/ingest"
+        job = Job(api, (await asked(api, "POST", path, {"sources": sources}))["job_id"], collection)
+        shown = await job.ended()
+    assert shown["progress"] == {"discovered": 3, "done": 2, "skipped": 0, "failed": 1, "deleted": 0}
+    assert [(one["location"], one["reason"]) for one in shown["errors"]] == [(f"{web.url}/deadly", REASON)]
+    assert deaths == 2 * ["IngestionHost"] + 6 * ["MapBatches(take_in)"]
+
+
 async def test_a_second_node_that_dies_in_mid_job(
     platform: Platform, api: httpx2.AsyncClient, undisturbed: Chunks
 ) -> None:
@@ -219,11 +243,12 @@ async def test_a_second_node_that_dies_in_mid_job(
 
 def pids(platform: Platform, words: str) -> list[int]:
     """Processes of this platform whose command line has these words."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        if words in " ".join(process.info["cmdline"] or ()) + " " and belongs(process, platform):
-            found.append(process.pid)
-    return found
+    named = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if words in " ".join(process.info["cmdline"] or ())
+    ]
+    return [process.pid for process in named if belongs(process, platform)]
 
 
 def belongs(process: psutil.Process, platform: Platform) -> bool:

@@ -160,7 +160,9 @@ POISON = {
 
 
 async def test_poison_fails_alone_and_says_why(kernel: Kernel) -> None:
-    files: dict[str, Page] = {f"/{n}/{name}": typed("", data) for name, (data, _) in POISON.items() for n in range(5)}
+    files: dict[str, Page] = {
+        f"/{n}/{name}": typed("", data) for name, (data, _) in POISON.items() for n in range(5)
+    }
     files |= {f"/{n}.md": f"Document {n}.".encode() for n in range(950)}
     pages = random.sample(list(files), len(files))
     record = await kernel.collections.create(WS, CollectionCreate(name="poison"))
@@ -183,10 +185,9 @@ async def test_a_document_that_ends_whoever_reads_it_fails_alone(kernel: Kernel)
 
     async def answer(exchange: Exchange) -> None:
         if path_of(exchange) == "/070":
-            reader = reader_of(exchange)
-            assert reader != os.getpid()
-            deaths.append(reader)
-            os.kill(reader, signal.SIGKILL)
+            deaths.append(exchange.asker)
+            assert deaths[-1] != os.getpid()
+            os.kill(deaths[-1], signal.SIGKILL)
         await exchange.answer(200, path_of(exchange).encode(), "content-type: text/plain")
 
     record = await kernel.collections.create(WS, CollectionCreate(name="deadly"))
@@ -199,11 +200,3 @@ async def test_a_document_that_ends_whoever_reads_it_fails_alone(kernel: Kernel)
     assert [(error["location"], error["reason"]) for error in job["errors"]] == [(f"{web.url}/070", REASON)]
     assert len(set(deaths)) == 2 * (RETRIES + 1), "it was tried, and tried by itself"
     assert await kernel.ingestion.tools.vectors.count(record.vectors) == job["chunks"] == 129  # type: ignore[attr-defined]
-
-
-def reader_of(exchange: Exchange) -> int:
-    """The process at the other end."""
-    port = exchange.peer
-    held = psutil.net_connections("tcp4")
-    (pid,) = {one.pid for one in held if one.laddr.port == port and one.pid and one.raddr}
-    return int(pid)

@@ -173,5 +173,6 @@ async def test_a_secret_is_nowhere_but_where_it_is_used(
     wanted = forms()
     shown = "\n".join([*answers, *there.received]).encode()
     assert [form for form in wanted if form in shown] == []
+    assert any(b"Leaking" in path.read_bytes() for path in kept(platform)), "the search finds what is there"
     found = [str(path) for path in kept(platform) if any(form in path.read_bytes() for form in wanted)]
     assert found == []

@@ -14,6 +14,7 @@ from kernel.knowledge.sources import Surroundings, file
 from kernel.knowledge.sources.file import Bucket
 from kernel.outbound import Egress
 from tests.sources import LOOPBACK, entry, fetched, listed, opened, surroundings
+from tests.web import Exchange, serve
 
 pytestmark = pytest.mark.anyio
 
@@ -240,3 +241,15 @@ async def test_an_object_store_that_is_down() -> None:
 
 def _entry(location: str) -> Any:
     return entry(type="file", location=location, credential_id=CREDENTIAL)
+
+
+async def test_no_credential_leads_to_another_object_store(around: Surroundings) -> None:
+    async def elsewhere(exchange: Exchange) -> None:
+        await exchange.answer(200, b"secret")
+
+    async with serve(elsewhere) as other:
+        names = ("endpoint", "endpoint_url", "endpoint_override", "proxy_options", "scheme")
+        named = KEYS | dict.fromkeys(names, other.url)
+        told = surroundings(credentials={CREDENTIAL: named}, s3_endpoint=around.settings.s3_endpoint)
+        assert await places(told, "s3://bucket/docs/guide.md") == ["s3://bucket/docs/guide.md"]
+        assert other.exchanges == []

@@ -65,18 +65,14 @@ class Repo:
 
 
 class GitServer:
-    """`git http-backend` for the folders below `root`. authorization: what it wants to see. moved: answers this
-    to everything. asked: what was asked for, with what was sent."""
+    """`git http-backend` for the folders below `root`. authorization: what it wants to see."""
 
     def __init__(self, root: Path):
         self.root = root
         self.authorization: str | None = None
-        self.moved: str | None = None
 
     async def answer(self, exchange: Exchange) -> None:
-        if self.moved:
-            await exchange.answer(302, b"", f"location: {self.moved}")
-        elif self.authorization and exchange.header("authorization") != self.authorization:
+        if self.authorization and exchange.header("authorization") != self.authorization:
             await exchange.answer(401, b"", 'www-authenticate: Basic realm="x"')
         else:
             await self._run(exchange)
@@ -408,14 +404,23 @@ async def test_a_server_that_is_none_of_git(repo: Repo, answer: bytes) -> None:
             await names(hosted(web))
 
 
-async def test_redirects_are_not_followed(server: GitServer, web: Web, around: Surroundings) -> None:
-    async def elsewhere(exchange: Exchange) -> None:
-        await exchange.answer(200)
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize("asked", ["info/refs?service=git-upload-pack", "git-upload-pack"])
+async def test_redirects_are_not_followed(server: GitServer, repo: Repo, status: int, asked: str) -> None:
+    """Neither of the first question nor of the one that has an answer."""
 
-    async with serve(elsewhere) as other:
-        server.moved = f"{other.url}/org/repo.git/info/refs?service=git-upload-pack"
+    async def elsewhere(exchange: Exchange) -> None:
+        await server.answer(exchange)
+
+    async def moving(exchange: Exchange) -> None:
+        if f"/{asked} " in exchange.head:
+            await exchange.answer(status, b"", f"location: {other.url}/org/repo.git/{asked}")
+        else:
+            await server.answer(exchange)
+
+    async with serve(elsewhere) as other, serve(moving) as web:
         with pytest.raises(SourceError, match="redirects"):
-            await names(around)
+            await names(hosted(web))
         assert other.exchanges == []
 
 

@@ -157,6 +157,14 @@ def test_no_address_that_is_not_ours_to_reach(url: str) -> None:
     assert refusal(repository, around)
 
 
+def test_this_product_is_no_source_of_itself() -> None:
+    around = surroundings(Egress(own=("codex.example.com", "8.8.8.8")))
+    for host in ("codex.example.com", "CODEX.example.com", "8.8.8.8"):
+        for fields in ({"type": "url"}, {"type": "url", "crawl": {}}, {"type": "github"}):
+            location = f"https://{host}/org/repo"
+            assert refusal(entry(location=location, **fields), around) == "Host is this product itself"
+
+
 def test_what_may_be_read_is_not_refused() -> None:
     around = surroundings(Egress())
     assert [refusal(entry(**fields), around) for fields in (URL, GITHUB, FILE, TEXT)] == [None] * 4

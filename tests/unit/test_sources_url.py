@@ -26,6 +26,22 @@ async def read(web: Web, path: str = "/", around: Surroundings | None = None) ->
     return await fetched(source, found)
 
 
+ALONE = "127.0.0.5"
+NAMES = {ALONE, "example.com", "single"}
+"""Beside it, names that are judged by what they resolve to: `//example.com` is one in a link."""
+
+
+def alone() -> tuple[Surroundings, set[str]]:
+    """Where one address of this machine is all that may be reached, and the hosts that got as far as the resolver."""
+    looked_up: set[str] = set()
+
+    async def resolve(host: str, _port: int) -> list[str]:
+        looked_up.add(host)
+        return [host if host == ALONE else "10.0.0.1"]
+
+    return surroundings(Egress((f"{ALONE}/32",), resolve)), looked_up
+
+
 class TestOnePage:
     async def test_reads_it(self) -> None:
         async with serve(site({"/a/guide.html?x=1": links("/b")})) as web:
@@ -187,15 +203,41 @@ class TestAddresses:
 
     @pytest.mark.parametrize("url", REFUSED)
     async def test_by_a_redirect(self, url: str) -> None:
-        if "127." in url or "7f00" in url or "localhost" in url.lower():
-            return  # which this test allows, to be reached itself
+        around, looked_up = alone()
         target = url.encode().decode("latin-1")
-        async with serve(site({"/": moved(target), "/robots.txt": b""})) as web:
+        async with serve(site({"/": moved(target), "/robots.txt": b""}), host=ALONE) as web:
             with pytest.raises(DocumentError):
-                await read(web)
+                await read(web, around=around)
             if target.startswith("http"):
                 with pytest.raises(SourceError, match="cannot be crawled"):
-                    await paths(web)
+                    await paths(web, around)
+        assert looked_up <= NAMES
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    async def test_by_each_kind_of_redirect(self, status: int) -> None:
+        around, looked_up = alone()
+        async with serve(site({"/": moved("http://169.254.169.254/latest", status)}), host=ALONE) as web:
+            with pytest.raises(DocumentError, match="not a public one"):
+                await read(web, around=around)
+        assert looked_up == {ALONE}
+
+    @pytest.mark.parametrize("url", REFUSED)
+    @pytest.mark.parametrize("way", ["link", "robots", "named", "index", "page", "sitemap"])
+    async def test_by_what_a_site_says(self, way: str, url: str) -> None:
+        """A link, where robots.txt has moved, a sitemap named there or in an index, a page in one, where one has moved."""
+        around, looked_up = alone()
+        target = url.encode().decode("latin-1")
+        files: dict[str, Page] = {
+            "link": {"/": links(target)},
+            "robots": {"/robots.txt": moved(target)},
+            "named": {"/robots.txt": f"Sitemap: {target}".encode()},
+            "index": {"/sitemap.xml": f"<x><sitemap><loc>{url}</loc></sitemap></x>".encode()},
+            "page": {"/sitemap.xml": f"<x><url><loc>{url}</loc></url></x>".encode()},
+            "sitemap": {"/sitemap.xml": moved(target)},
+        }[way]
+        async with serve(site({"/": links(), **files}), host=ALONE) as web:
+            assert await paths(web, around) == ["/"]
+        assert looked_up <= NAMES
 
     async def test_by_everything_that_a_site_says(self) -> None:
         """Links, redirects of pages, of robots.txt and of sitemaps, sitemaps in robots.txt and pages in them."""

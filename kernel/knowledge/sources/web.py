@@ -114,7 +114,9 @@ class Reader:
                 return await self._answer(url, response)
         except BlockedAddress as error:
             raise OffLimits(error.message) from None
-        except (httpx2.HTTPError, httpx2.InvalidURL) as error:
+        except httpx2.InvalidURL:
+            raise OffLimits("It is no web address") from None
+        except httpx2.HTTPError as error:
             raise DocumentError(_said(error)) from None
 
     async def _answer(self, url: str, response: httpx2.Response) -> Answer:
