@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 from benchmarks import burst as bursts
-from benchmarks import executions, gets, limits, nodes, quality, results, stored, vault
+from benchmarks import executions, gets, limits, quality, results, stored, vault
 from benchmarks import idle as idling
 from benchmarks import ingestion as ingesting
 from benchmarks import report as reports
@@ -166,13 +166,6 @@ def ingest_again(context: typer.Context, documents: Files = 20_000) -> None:
     """A bucket of which one object in a hundred has changed since the first time."""
     installation = Installation("ingest-again", settings=ingesting.FROM_BUCKET)
     context.obj.keep("ingest-again", ingesting.again(installation, documents))
-
-
-@app.command("ingest-nodes")
-def ingest_nodes(context: typer.Context, files: Files = 2_000) -> None:
-    """One node and two, which wait where they would embed."""
-    installation = Installation("ingest-nodes", settings=nodes.SETTINGS)
-    context.obj.keep("ingest-nodes", nodes.more_nodes(installation, files))
 
 
 @app.command()

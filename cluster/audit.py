@@ -33,10 +33,10 @@ def verify(home: Home, settings: Settings, state: State, workspace: str | None, 
 
 async def _verdicts(settings: Settings, workspace: str | None) -> list[Verdict]:
     async with Kernel.opened(settings, name="audit") as kernel:
-        known = await kernel.books.reconciler.workspaces()
+        chain = kernel.chain()
+        known = sorted({*await kernel.books.reconciler.workspaces(), *await chain.known()})
         if workspace is not None and workspace not in known:
             raise Refused(f"there is no workspace {workspace}", "leave --workspace out for all of them")
-        chain = kernel.chain()
         return [await chain.verify(name) for name in ([workspace] if workspace else known)]
 
 

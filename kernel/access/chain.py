@@ -10,15 +10,21 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import orjson
+import structlog
 
 from kernel.errors import NotFound
 from kernel.storage.audit import AuditStore, Link
 from kernel.storage.objects import ObjectStore
 
+log = structlog.get_logger()
+
 AT_ONCE = 500
-MAC_BYTES = 32
-START = bytes(MAC_BYTES)
-"""What stands before the first MAC."""
+FOLDER = "audit"
+SEALED_NONE = (0, b"")
+
+
+class Forged(Exception):
+    """What is in the store is not what was sealed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +51,15 @@ class Chain:
     async def round(self) -> None:
         """Seals what is not sealed yet. Raises Unavailable."""
         for workspace_id in await self._store.unsealed():
-            while await self._seal(workspace_id):
-                pass
+            try:
+                while await self._seal(workspace_id):
+                    pass
+            except Forged as problem:
+                log.error("audit log is not what was sealed", workspace_id=workspace_id, problem=str(problem))
 
     async def verify(self, workspace_id: str) -> Verdict:
         """Walks the whole log. Raises Unavailable."""
-        head, sealed, last = await self._head(workspace_id), 0, START
+        head, sealed, last = await self._head(workspace_id), 0, self._start(workspace_id)
         async for link in self._links(workspace_id):
             if link.mac is None:
                 break
@@ -68,6 +77,10 @@ class Chain:
                 )
         return await self._counted(workspace_id, sealed, head[0])
 
+    async def known(self) -> list[str]:
+        """Workspaces whose logs were ever sealed, by the files: also those that the store knows nothing of any more."""
+        return sorted(await self._objects.names(FOLDER))
+
     async def _counted(self, workspace_id: str, sealed: int, head: int) -> Verdict:
         entries, numbered = await self._store.counts(workspace_id)
         broken = ""
@@ -78,12 +91,16 @@ class Chain:
         return Verdict(workspace_id, sealed, numbered - sealed, broken)
 
     async def _seal(self, workspace_id: str) -> bool:
-        """The next entries. False when there are none left, or another process was faster."""
+        """The next entries. False when there are none left, or another process was faster.
+
+        Raises Forged when the chain does not hold what was put down beside: that is never put right by sealing on.
+        """
         number, last = await self._store.sealed(workspace_id)
+        await self._check_head(workspace_id, number)
         links = await self._store.links(workspace_id, number, AT_ONCE)
         macs: list[bytes] = []
         for link in links:
-            last = self._mac(last or START, link.entry or b"")
+            last = self._mac(last or self._start(workspace_id), link.entry or b"")
             macs.append(last)
         if not macs or not await self._store.seal(workspace_id, number, macs):
             return False
@@ -102,12 +119,23 @@ class Chain:
         try:
             head = orjson.loads(await self._objects.get(_path(workspace_id)))
         except NotFound:
-            return 0, START
+            return SEALED_NONE
         return head["sealed"], bytes.fromhex(head["mac"])
+
+    async def _check_head(self, workspace_id: str, number: int) -> None:
+        count, mac = await self._head(workspace_id)
+        if number < count:
+            raise Forged(f"{count} entries had been sealed, and only {number} are left")
+        if count and not hmac.compare_digest(mac, await self._store.mac(workspace_id, count - 1)):
+            raise Forged(f"entry {count} has another MAC than the one that was put down beside")
+
+    def _start(self, workspace_id: str) -> bytes:
+        """What stands before the first MAC: one workspace's log is no other's."""
+        return hmac.digest(self._key, workspace_id.encode(), "sha256")
 
     def _mac(self, before: bytes, entry: bytes) -> bytes:
         return hmac.digest(self._key, before + entry, "sha256")
 
 
 def _path(workspace_id: str) -> str:
-    return f"audit/{workspace_id}"
+    return f"{FOLDER}/{workspace_id}"

@@ -67,6 +67,11 @@ class Principal:
         if self.limited:
             raise AuthorizationError("This key is limited to its own workspace")
 
+    def require_secrets(self) -> None:
+        """Raises AuthorizationError for a key that may not use secrets: who says where one is sent can read it."""
+        self.require(Scope.VAULT_READ)
+        self.require_unlimited()
+
     def require_unbound(self) -> None:
         """Raises AuthorizationError for a key that reaches nothing but its own workspace."""
         self.require_unlimited()

@@ -30,6 +30,7 @@ from kernel.agents.record import (
 )
 from kernel.agents.schema import schema_problems
 from kernel.agents.search import AgentFilter, places_of
+from kernel.agents.secrets import mentions_secrets
 from kernel.clock import Clock, rfc3339
 from kernel.errors import Conflict, NotFound, PayloadTooLarge, Problem, ValidationError
 from kernel.ids import is_id, new_id
@@ -37,9 +38,18 @@ from kernel.paging import Page, PageQuery
 from kernel.storage.agents import AgentStore, Draft, Move, Place
 from kernel.storage.store import Store
 
+UseSecrets = Callable[[], None]
+"""Called when a flow uses secrets; raises AuthorizationError where its author may not."""
+
 Validate = Callable[[str, Flow, Mapping[str, Any] | None], Awaitable[Judgement]]
 
 INVALID = "Invalid agent configuration"
+
+
+def anybody() -> None:
+    """For authors who may use secrets anyway."""
+
+
 LARGEST_BYTES = 8_000_000
 
 
@@ -57,10 +67,11 @@ class Agents:
         *,
         agent_id: str | None = None,
         idempotency_record: str = "",
+        use_secrets: UseSecrets = anybody,
     ) -> AgentRecord:
         """agent_id: what an earlier, lost try had made. Raises ValidationError, PayloadTooLarge."""
         content = Content.of(order)
-        credentials = await self._check(ws, content)
+        credentials = await self._check(ws, content, use_secrets)
         name, now = agent_id or new_id("agent"), self._clock.now_ms()
         document = Document(**dict(content), version=FIRST_VERSION, author=author, made_at=now, born_at=now)
         draft = _draft(name, document, None, now, credentials)
@@ -80,7 +91,13 @@ class Agents:
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
 
     async def patch(
-        self, ws: str, agent_id: str, patch: AgentPatch, author: str, if_match: str | None = None
+        self,
+        ws: str,
+        agent_id: str,
+        patch: AgentPatch,
+        author: str,
+        if_match: str | None = None,
+        use_secrets: UseSecrets = anybody,
     ) -> AgentRecord:
         """Raises NotFound, ValidationError, Conflict when `if_match` is not the agent's ETag."""
         while True:
@@ -91,7 +108,8 @@ class Agents:
             if content == was.content:
                 document, status = was, patch.status or record.status
             else:
-                credentials = await self._check(ws, content)
+                may = anybody if content.flow == was.content.flow else use_secrets
+                credentials = await self._check(ws, content, may)
                 document = self._next(was, content, author)
                 status = patch.status or _cured(record.status)
             if document is was and status == record.status:
@@ -100,7 +118,13 @@ class Agents:
                 return changed
 
     async def rollback(
-        self, ws: str, agent_id: str, version: str, author: str, if_match: str | None = None
+        self,
+        ws: str,
+        agent_id: str,
+        version: str,
+        author: str,
+        if_match: str | None = None,
+        use_secrets: UseSecrets = anybody,
     ) -> AgentRecord:
         """A new version with the flow and input schema of an earlier one; the rest stays."""
         earlier = await self._read_version(ws, agent_id, version)
@@ -110,7 +134,7 @@ class Agents:
                 raise ValidationError.at("version", f"The agent has no version {version}")
             update = {"flow": earlier.flow, "input_schema": earlier.input_schema}
             content = record.document.content.model_copy(update=update)
-            credentials = await self._check(ws, content)
+            credentials = await self._check(ws, content, use_secrets)
             document = self._next(record.document, content, author, always_minor=True)
             status = _cured(record.status)
             if changed := await self._store_change(ws, record, document, status, credentials):
@@ -122,13 +146,14 @@ class Agents:
             if await self._store.delete(ws, agent_id, record.mark, _places(record.document)):
                 return
 
-    async def validate(self, ws: str, body: Any) -> Sequence[Problem]:
+    async def validate(self, ws: str, body: Any, use_secrets: UseSecrets = anybody) -> Sequence[Problem]:
         """Everything wrong with a body for `create`; nothing is stored."""
         problems = schema_problems(AgentCreate, body)
         unread = {problem.field.split(".")[0] for problem in problems} & {"", "flow", "input_schema"}
         if unread or not isinstance(body, dict):
             return problems
-        judged = await self._meaning(ws, Flow.model_validate(body["flow"]), body.get("input_schema"))
+        flow, schema = Flow.model_validate(body["flow"]), body.get("input_schema")
+        judged = await self._meaning(ws, flow, schema, use_secrets)
         return [*problems, *judged.problems]
 
     async def versions(self, ws: str, agent_id: str, query: PageQuery) -> Page[dict[str, Any]]:
@@ -197,15 +222,20 @@ class Agents:
             return None
         return record.after(document, status, draft.item)
 
-    async def _check(self, ws: str, content: Content) -> frozenset[str]:
+    async def _check(self, ws: str, content: Content, use_secrets: UseSecrets) -> frozenset[str]:
         """The credentials it uses. Raises ValidationError."""
-        judged = await self._meaning(ws, Flow.model_validate(content.flow), content.input_schema)
+        flow = Flow.model_validate(content.flow)
+        judged = await self._meaning(ws, flow, content.input_schema, use_secrets)
         if judged.problems:
             raise ValidationError.of(INVALID, judged.problems)
         return judged.credentials
 
-    async def _meaning(self, ws: str, flow: Flow, schema: dict[str, Any] | None) -> Judgement:
+    async def _meaning(
+        self, ws: str, flow: Flow, schema: dict[str, Any] | None, use_secrets: UseSecrets
+    ) -> Judgement:
         """The schema is looked at in a thread: a large one takes long."""
+        if mentions_secrets(flow):
+            use_secrets()
         wrong: list[Problem] = []
         if schema is not None:
             wrong = await asyncio.to_thread(json_schema_problems, schema, "input_schema")

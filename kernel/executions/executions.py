@@ -9,6 +9,7 @@ import orjson
 from kernel.access.principal import Principal
 from kernel.agents.flow import Flow
 from kernel.agents.judge import Judgement
+from kernel.agents.secrets import mentions_secrets
 from kernel.clock import Clock, rfc3339
 from kernel.errors import Conflict, NotFound, PayloadTooLarge, ValidationError
 from kernel.executions.events import ExecutionCancelled, ExecutionStarted
@@ -75,6 +76,8 @@ class Executions:
         self, who: Principal, flow: Flow, order: Order, *, wait: bool = False, idempotency_record: str = ""
     ) -> Started:
         """The same for a flow that is not stored, checked like a stored one."""
+        if mentions_secrets(flow):
+            who.require_secrets()
         if problems := (await self.judge(who.workspace_id, flow)).problems:
             raise ValidationError.of("Invalid flow", problems)
         spec = Spec(

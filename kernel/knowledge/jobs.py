@@ -39,6 +39,10 @@ class IngestOrder(Shape):
     sources: Annotated[list[SourceEntry], at_most(MOST_SOURCES), Field(min_length=1)]
     sync: bool = Field(False, description="also take out what these sources do not have any more")
 
+    @property
+    def uses_secrets(self) -> bool:
+        return any(getattr(entry, "credential_id", None) for entry in self.sources)
+
 
 @dataclass(frozen=True, slots=True)
 class Asker:

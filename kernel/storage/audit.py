@@ -78,6 +78,11 @@ class AuditStore:
         count, last = await self._store.together(("LLEN", name), ("LRANGE", name, -1, -1))
         return count, last[0] if last else b""
 
+    async def mac(self, workspace_id: str, number: int) -> bytes:
+        """Of the entry with that number, empty when there is none."""
+        found = await self._store.call("LRANGE", keys.key("audit_chain", workspace_id), number, number)
+        return found[0] if found else b""
+
     async def links(self, workspace_id: str, number: int, most: int) -> list[Link]:
         """Entries from that number on, in the order they were written."""
         last = number + most - 1

@@ -96,7 +96,10 @@ async def index(
 
 @router.post("/agents", status_code=201, summary="Create an agent", responses=gives(201, Agent, "The agent."))
 async def create(caller: Writer, order: NewAgent) -> Response:
-    """Everything wrong with the flow is told at once, each with its path."""
+    """Everything wrong with the flow is told at once, each with its path.
+
+    A flow that uses secrets takes the scope `vault:read`, too: who says where one is sent can read it.
+    """
     caller.who.require_all_agents()
     record = await caller.kernel.agents.create(
         caller.workspace_id,
@@ -104,6 +107,7 @@ async def create(caller: Writer, order: NewAgent) -> Response:
         order,
         agent_id=caller.created_before,
         idempotency_record=caller.record,
+        use_secrets=caller.who.require_secrets,
     )
     return answers.created(record.shown(), f"/v1/agents/{record.id}", record.etag)
 
@@ -116,7 +120,7 @@ async def validate(
     body: Annotated[dict[str, Any], Body(description="As for `POST /agents`.", examples=[EXAMPLE])],
 ) -> Response:
     """Checks a body for `POST /agents`; nothing is stored. Tells the first 50 errors."""
-    problems = await caller.kernel.agents.validate(caller.workspace_id, body)
+    problems = await caller.kernel.agents.validate(caller.workspace_id, body, caller.who.require_secrets)
     found = [{"field": one.field, "reason": one.reason} for one in problems[:MAX_PROBLEMS]]
     return answers.done({"valid": not found, "errors": found})
 
@@ -126,7 +130,8 @@ async def patch(caller: Writer, agent_id: AgentId, changes: AgentChanges) -> Res
     """Makes a new version; executions under way keep theirs."""
     caller.who.require_agent(agent_id)
     record = await caller.kernel.agents.patch(
-        caller.workspace_id, agent_id, changes, caller.who.user_id, answers.if_match(caller)
+        *(caller.workspace_id, agent_id, changes, caller.who.user_id, answers.if_match(caller)),
+        use_secrets=caller.who.require_secrets,
     )
     return _changed(record)
 
@@ -178,7 +183,8 @@ async def rollback(caller: Writer, agent_id: AgentId, order: Rollback) -> Respon
     """A new version with the flow and input schema of an earlier one."""
     caller.who.require_agent(agent_id)
     record = await caller.kernel.agents.rollback(
-        caller.workspace_id, agent_id, order.version, caller.who.user_id, answers.if_match(caller)
+        *(caller.workspace_id, agent_id, order.version, caller.who.user_id, answers.if_match(caller)),
+        use_secrets=caller.who.require_secrets,
     )
     return _changed(record)
 

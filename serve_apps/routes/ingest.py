@@ -58,8 +58,13 @@ uploading = APIRouter(prefix="/v1/rag", route_class=UploadRoute, tags=["rag"])
     "/collections/{collection_id}/ingest", status_code=202, summary="Ingest documents", responses=STARTS
 )
 async def ingest(caller: Editor, collection_id: CollectionId, order: NewIngestion) -> Response:
-    """Starts a job that reads all sources. One document that cannot be taken in fails alone."""
+    """Starts a job that reads all sources. One document that cannot be taken in fails alone.
+
+    A source with `credential_id` takes the scope `vault:read`, too.
+    """
     caller.who.require_collection(collection_id)
+    if order.uses_secrets:
+        caller.who.require_secrets()
     job_id = caller.created_before or await caller.kernel.ingestion.jobs.start(
         _asker(caller), collection_id, order
     )

@@ -277,14 +277,14 @@ class TestNothingLeavesIt:
         """The scripts beside it write no entry: they number and seal those there are."""
         texts = [(SCRIPTS / f"{name}.lua").read_text() for name in ("audit_seal", "audit_number")]
         writes = {match for text in texts for match in re.findall(r"'((?:Z|S|H|L|R)[A-Z]+)', ", text)}
-        assert writes == {"LLEN", "RPUSH", "SREM", "SADD", "ZRANGE"}
+        assert writes == {"LLEN", "LPUSH", "LRANGE", "RPUSH", "SREM", "SADD", "ZRANGE"}
 
     def test_so_does_python(self) -> None:
         package = SCRIPTS.parents[1]
         users = {path for path in package.rglob("*.py") if re.search(r"key\(\s*\"audit", path.read_text())}
         assert users == {SCRIPTS.parent / "audit.py"}
         commands = re.findall(r'\.call\(\s*"(\w+)"', (SCRIPTS.parent / "audit.py").read_text())
-        assert set(commands) == {"ZRANGEBYLEX"}
+        assert set(commands) == {"ZRANGEBYLEX", "LRANGE"}
         pairs = set(re.findall(r'\(\s*"([A-Z]+)", ', (SCRIPTS.parent / "audit.py").read_text()))
         assert pairs == {"ZRANGEBYLEX", "SMEMBERS", "LLEN", "LRANGE", "ZCARD"}
 

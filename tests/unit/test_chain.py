@@ -114,11 +114,46 @@ async def test_two_who_seal_at_once(
     assert not await AuditStore(store).seal(ws, number, [bytes(32)])
 
 
-async def test_a_log_from_before_the_chain(chain: Chain, ws: str, store: Store) -> None:
+async def test_a_log_from_before_the_chain(ws: str, store: Store, tmp_path: Path) -> None:
     for name in ("audit_order", "audit_chain", "audit_open"):
         await store.call("DEL", keys.key(name, ws))
     await number_audit_entries(store)
     await number_audit_entries(store)
+    chain = Chain(AuditStore(store), ObjectStore(tmp_path / "new"), b"p" * 32)
     await chain.round()
     verdict = await chain.verify(ws)
     assert (verdict.sealed, verdict.whole) == (len(await entries(store, ws)), True)
+
+
+async def test_the_supervisor_does_not_seal_what_was_forged(
+    chain: Chain, ws: str, store: Store, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """An entry is replaced and the chain cut off before it, so that all after it waits to be sealed again."""
+    text = (await entries(store, ws))[7]
+    await store.call("ZREM", keys.key("audit", ws), text)
+    await store.call("ZADD", keys.key("audit", ws), 0, text.replace(b'"ok"', b'"no"'))
+    for left in (7, 0):
+        await store.call("LTRIM", keys.key("audit_chain", ws), 0, left - 1)
+        if not left:
+            await store.call("DEL", keys.key("audit_chain", ws))
+        await store.call("SADD", keys.key("audit_open", ws), ws)
+        await chain.round()
+        assert not (await chain.verify(ws)).whole
+    said = capfd.readouterr()
+    assert "is not what was sealed" in said.out + said.err
+
+
+async def test_a_workspace_that_the_store_forgot(chain: Chain, ws: str, store: Store) -> None:
+    for name in ("audit", "audit_order", "audit_chain"):
+        await store.call("DEL", keys.key(name, ws))
+    assert await chain.known() == [ws]
+    assert not (await chain.verify(ws)).whole
+
+
+async def test_an_entry_before_the_migration_came(chain: Chain, ws: str, store: Store) -> None:
+    newest = (await entries(store, ws))[-1].split()[0]
+    await store.call("DEL", keys.key("audit_chain", ws), keys.key("audit_order", ws))
+    await store.call("RPUSH", keys.key("audit_order", ws), newest)
+    await number_audit_entries(store)
+    order = await store.call("LRANGE", keys.key("audit_order", ws), 0, -1)
+    assert order == [text.split()[0] for text in await entries(store, ws)]

@@ -9,7 +9,7 @@ if #users > 0 and ARGV[5] == '0' then return users end
 for _, user in ipairs(users) do
   redis.call('SREM', K.credentials_used(ws, user), id)
   local agent = string.match(user, '^agent (%S+)$')
-  if agent then set_agent_status(ws, agent, 'error') end
+  if agent and redis.call('HGET', K.agent(ws, agent), 'status') == 'active' then set_agent_status(ws, agent, 'error') end
 end
 redis.call('DEL', K.credential(ws, id), K.credential_users(ws, id))
 redis.call('HDEL', K.credential_names(ws), ARGV[4])
