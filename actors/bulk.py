@@ -30,10 +30,11 @@ import ray
 import structlog
 from ray.exceptions import RayError, RayTaskError
 
-from configs.settings import Ingestion
+from configs.settings import Ingestion, Settings
 from kernel.frames import receive, send
 from kernel.knowledge.suspects import Left
 from kernel.knowledge.work import Block
+from kernel.logs import configure
 from kernel.storage.jobs import JobLost, Lease
 
 if TYPE_CHECKING:
@@ -242,6 +243,7 @@ class _Child:
 
 def drive() -> None:
     """The child: runs windows, as many at once as it is asked. It ends when the other side does."""
+    configure(Settings().log_level)
     cast(Any, ray._raylet).setproctitle(TITLE)
     ray.init(address=sys.argv[1], log_to_driver=False, configure_logging=False)
     warming: Any = ray.remote(_warm).options(num_cpus=CPUS, runtime_env=ENVIRONMENT)

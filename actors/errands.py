@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator, Callable
 from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.executions.placement import Errand, Piece, carry_out
+from kernel.logs import configure
 from kernel.models.seam import ChatModel
 
 
@@ -15,7 +16,9 @@ class ErrandWorker:
         self._model, self._place, self._gpus = model, place, gpus
 
     async def run(self, errand: Errand) -> AsyncGenerator[Piece]:
-        async with Kernel.opened(Settings(), local=self._model, name="errand") as kernel:
+        settings = Settings()
+        configure(settings.log_level)
+        async with Kernel.opened(settings, local=self._model, name="errand") as kernel:
             async for piece in carry_out(
                 errand, kernel.node_types, kernel.secrets, self._place(), self._gpus
             ):

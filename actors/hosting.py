@@ -11,12 +11,14 @@ import structlog
 from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.errors import Unavailable
+from kernel.logs import configure
 
 log = structlog.get_logger()
 
 
 async def opened_kernel(settings: Settings, **options: Any) -> tuple[Any, Kernel]:
     """The kernel, once the store is there: Ray gives up on an actor that cannot be made. Keep the first part."""
+    configure(settings.log_level)
     while True:
         opening = Kernel.opened(settings, **options)
         try:

@@ -4,6 +4,7 @@ replicas, a batch at a time. It holds no truth: killed, it starts again and the 
 from collections.abc import Sequence
 
 from configs.settings import Settings
+from kernel.logs import configure
 from kernel.storage.meter import MeterStore, Packed
 from kernel.storage.store import Store
 
@@ -12,7 +13,9 @@ class MeteringHost:
     """Opens no kernel, so that it is back soon."""
 
     async def __init__(self) -> None:  # type: ignore[misc]  # Ray awaits it
-        self._meter = MeterStore(Store(Settings().store.url, "metering"))
+        settings = Settings()
+        configure(settings.log_level)
+        self._meter = MeterStore(Store(settings.store.url, "metering"))
 
     async def settle(self, steps: Sequence[Packed]) -> list[bytes]:
         """Asks and answers stay packed. Raises Unavailable while the store is away."""

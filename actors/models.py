@@ -4,7 +4,9 @@ import time
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from configs.settings import Settings
 from kernel.errors import ProviderError
+from kernel.logs import configure
 from kernel.models.local import PACKAGE, LocalModel, weights
 from kernel.models.seam import ChatRequest, Finish, TextDelta
 
@@ -13,6 +15,7 @@ class ModelWorker:
     """Holds only the loaded model, and remembers when it was last of use."""
 
     def __init__(self) -> None:
+        configure(Settings().log_level)
         file = weights()
         self._model = LocalModel(file) if file is not None else None
         self._used = time.monotonic()

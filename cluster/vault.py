@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from cluster import printing
@@ -13,7 +14,7 @@ from cluster.state import State
 from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.errors import CodexError
-from kernel.vault.custody import FileKeys
+from kernel.vault.custody import FileKeys, Ring
 from kernel.vault.rotation import Progress, Rotation
 
 T = TypeVar("T")
@@ -34,8 +35,8 @@ def rotate(home: Home, settings: Settings, state: State) -> bool:
     """
     keys = _file(home, settings)
     if keys is not None:
-        ring = keys.ring().with_new()
-        keys.put(ring)
+        with _refusing():
+            ring = keys.change(Ring.with_new)
         printing.step("new key", f"{ring.current}, in {keys.path}")
     done = _asked(home, settings, state, lambda rotation: rotation.run(_tell))
     mark = printing.FAILED if done.damaged else printing.DONE
@@ -54,10 +55,12 @@ def prune(home: Home, settings: Settings, state: State) -> None:
         raise Refused(
             "the keys are not kept in a file of this installation", "remove old ones where they are"
         )
+    with _refusing():
+        before = keys.ring()
     counts, current = _asked(home, settings, state, _counted)
-    unused = {name for name in keys.ring().keys if name != current and not counts[name]}
-    keys.put(keys.ring().without(unused))
-    kept = len(keys.ring().keys)
+    unused = {name for name in before.keys if name != current and not counts[name]}
+    with _refusing():
+        kept = len(keys.change(lambda ring: ring.without(unused - {ring.current})).keys)
     printing.step("keys", f"{len(unused)} forgotten, {kept} {'is' if kept == 1 else 'are'} left")
 
 
@@ -76,12 +79,18 @@ def _file(home: Home, settings: Settings) -> FileKeys | None:
     return FileKeys(home.path / "secrets" / "kek.json") if own else None
 
 
+@contextmanager
+def _refusing(advice: str = "see the backup of the installation's secrets") -> Iterator[None]:
+    try:
+        yield
+    except CodexError as error:
+        raise Refused(error.message, advice) from error
+
+
 def _asked(home: Home, settings: Settings, state: State, question: Callable[[Rotation], Awaitable[T]]) -> T:
     async def asked() -> T:
         async with Kernel.opened(resolved(settings, home, state.ports), name="vault") as kernel:
             return await question(kernel.rotation())
 
-    try:
+    with _refusing("see `make status` and the logs"):
         return asyncio.run(asked())
-    except CodexError as error:
-        raise Refused(error.message, "see `make status` and the logs") from error

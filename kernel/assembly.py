@@ -77,7 +77,7 @@ from kernel.storage.usage_files import UsageFiles
 from kernel.storage.vault import VaultStore
 from kernel.storage.vectors import VectorStore
 from kernel.storage.webhooks import WebhookStore
-from kernel.vault.custody import custody
+from kernel.vault.custody import custody, prepare
 from kernel.vault.oauth import Renewal
 from kernel.vault.rotation import Rotation
 from kernel.vault.secrets import Secrets
@@ -182,6 +182,7 @@ class Kernel:
         async with opened(settings.store.url, name) as store:
             await migrate(store)
             ground = Ground.of(settings, clock, store)
+            await prepare(ground.envelope.custody, SealedStore(store).total)
             kernel = cls._wired(ground, local, meter)
             try:
                 await kernel.access.open()
@@ -190,6 +191,7 @@ class Kernel:
                 await kernel.admission.close()
                 await kernel.access.close()
                 await ground.subscriptions.close()
+                await kernel.secrets.aclose()
                 await kernel.models.aclose()
                 await kernel.ingestion.aclose()
                 ground.sandbox.close()
@@ -202,7 +204,7 @@ class Kernel:
         embedder = partial(_embedder, models, secrets, store)
         search = Search(collections, embedder, models, EmbeddedStore(store, clock))
         node_types = registry(models, ground.egress, ground.sandbox, search)
-        judge = Judge(node_types, models, secrets.names)
+        judge = Judge(node_types, models, secrets.known)
         agents = Agents(store, clock, judge)
         execution_store, archive = ExecutionStore(store), Archive(store, objects)
         lookup = Lookup(execution_store, archive)
@@ -256,7 +258,7 @@ class Kernel:
 
     def rotation(self) -> Rotation:
         """Of the key-encryption keys."""
-        return Rotation(SealedStore(self.store), Envelope(custody(self.settings.vault, self.settings.root)))
+        return Rotation(SealedStore(self.store), self.envelope)
 
     def performer(self, place: str, placement: Placement | None = None) -> Performer:
         """What a runner works with. place: the id of the cluster node it runs on; placement: the way to others."""

@@ -6,6 +6,7 @@ to the very address it judged, so a name cannot change its mind in between. Redi
 environment's proxies are not used, cookies are not kept, TLS is verified.
 """
 
+import asyncio
 import ipaddress
 import re
 import socket
@@ -33,6 +34,8 @@ MAX_URL = 8192
 MALFORMED = "URL has a malformed host or port"
 OWN = "Host is this product itself"
 RESOLVE_S = 3.0
+LOOKUPS = 256
+"""Names looked up at once; each takes a thread."""
 CONNECTIONS = 1024
 TIMEOUT = httpx2.Timeout(15.0, connect=5.0)
 
@@ -87,13 +90,61 @@ def refuse_encoded(response: httpx2.Response) -> None:
 
 
 async def resolve_host(host: str, port: int) -> list[str]:
-    """The system's resolver, in a thread that is left behind when the caller's time is up."""
+    """The system's resolver, in a thread of its own. How many there are is for the caller to limit."""
 
     def lookup() -> list[str]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(sockaddr[0]) for *_, sockaddr in found))
 
-    return await anyio.to_thread.run_sync(lookup, abandon_on_cancel=True)
+    return await anyio.to_thread.run_sync(lookup, abandon_on_cancel=True, limiter=anyio.CapacityLimiter(1))
+
+
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """started: set when it has a place among all that run."""
+
+    task: asyncio.Task[list[str]]
+    started: asyncio.Event
+
+
+class Lookups:
+    """Names being looked up: each once, whoever asks for it meanwhile; nothing is kept once it is known.
+
+    A lookup has a place until the resolver has answered, though nobody may wait for it any more.
+    """
+
+    def __init__(self, resolve: Resolve, places: int = LOOKUPS):
+        self._resolve, self._places = resolve, asyncio.Semaphore(places)
+        self._running: dict[tuple[str, int], _Lookup] = {}
+
+    async def addresses(self, host: str, port: int) -> list[str]:
+        """Waits `RESOLVE_S` for a place, and as long for the answer. Raises OSError, TimeoutError."""
+        lookup = self._running.get((host, port)) or self._begin(host, port)
+        async with asyncio.timeout(RESOLVE_S):
+            await lookup.started.wait()
+        async with asyncio.timeout(RESOLVE_S):
+            return await asyncio.shield(lookup.task)
+
+    def _begin(self, host: str, port: int) -> _Lookup:
+        started = asyncio.Event()
+        task = asyncio.create_task(self._look(host, port, started))
+        task.add_done_callback(_note_end)
+        self._running[host, port] = lookup = _Lookup(task, started)
+        return lookup
+
+    async def _look(self, host: str, port: int, started: asyncio.Event) -> list[str]:
+        try:
+            async with self._places:
+                started.set()
+                return list(await self._resolve(host, port))
+        finally:
+            del self._running[host, port]
+
+
+def _note_end(task: asyncio.Task[list[str]]) -> None:
+    """Looks at how a lookup failed, for there may be nobody else to."""
+    if not task.cancelled():
+        task.exception()
 
 
 class Egress:
@@ -106,7 +157,7 @@ class Egress:
     def __init__(self, allow: tuple[str, ...] = (), resolve: Resolve = resolve_host, own: Iterable[str] = ()):
         self._own = frozenset(host.lower().strip("[]") for host in own)
         self._allow = tuple(ipaddress.ip_network(network, strict=False) for network in allow)
-        self._resolve = resolve
+        self._lookups = Lookups(resolve)
 
     def check_url(self, url: str) -> str | None:
         """Why this URL may not be used, or None. Looks nothing up."""
@@ -161,8 +212,7 @@ class Egress:
 
     async def addresses(self, host: str, port: int) -> list[str]:
         """Where to connect for `host`. Raises BlockedAddress if one is refused, OSError, TimeoutError."""
-        with anyio.fail_after(RESOLVE_S):
-            found = list(await self._resolve(host, port))
+        found = await self._lookups.addresses(host, port)
         for text in found:
             if "%" in text or self._closed(host, ipaddress.ip_address(text)):
                 raise BlockedAddress(f"Host '{host[:255]}' may not be reached", {"reason": "blocked_address"})

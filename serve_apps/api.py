@@ -12,10 +12,10 @@ from starlette.middleware.cors import CORSMiddleware
 from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.errors import CodexError
+from kernel.logs import configure
 from serve_apps import errors
 from serve_apps.edge import Edge
 from serve_apps.gate import Gate
-from serve_apps.logging import configure
 from serve_apps.openapi import TITLE, Document
 from serve_apps.routes import (
     access,

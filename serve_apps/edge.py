@@ -9,8 +9,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.errors import RateLimitError
 from kernel.ids import new_id
+from kernel.logs import REQUEST_ID
 from serve_apps.errors import respond
-from serve_apps.logging import REQUEST_ID
 
 log = structlog.get_logger()
 

@@ -91,10 +91,25 @@ class DeliveryPage(PageShape):
     deliveries: list[Delivery]
 
 
+class Undelivered(BaseModel):
+    model_config = OPEN
+
+    id: str = Field(description="the `webhook-id` of the event", examples=[DELIVERY])
+    execution_id: str = Field(examples=[EXECUTION])
+    host: str = Field(description="of its `webhook_url`", examples=["your-app.com"])
+    event: str = Field(examples=["execution.completed"])
+    created_at: Time
+    attempts: list[Attempt] = Field(description="the oldest first")
+
+
+class UndeliveredPage(PageShape):
+    undelivered: list[Undelivered]
+
+
 class WebhookResult(BaseModel):
     model_config = OPEN
 
-    output: Any = Field(description="null with `output_link` when it is over 256 kB", examples=["Hello Ada"])
+    output: Any = Field(description="null with `output_link` when it is over 16 kB", examples=["Hello Ada"])
     tokens_used: int = Field(examples=[1250])
     cost: float | None = Field(description="USD; null when the price is unknown", examples=[0.05])
 

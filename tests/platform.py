@@ -34,7 +34,7 @@ class Process:
 
 
 class Platform:
-    """`home` is a folder of its own; `root` where the product is; `more` are further settings, by environment variable."""
+    """home: a folder of its own. root: where the product is. more: further settings, by environment variable."""
 
     def __init__(self, home: Path, root: Path = ROOT, **more: str):
         self.home, self.root = home, root

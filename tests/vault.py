@@ -30,7 +30,7 @@ class Safe:
     def __init__(self, store: Store, clock: ManualClock, access: Access, who: Principal, folder: Path):
         self._redis, self.store, self.clock = store, VaultStore(store), clock
         trail = VaultTrail(self.store, access.trail)
-        self.envelope = Envelope(FileKeys(folder / "secrets" / "kek.json"))
+        self.envelope = Envelope(FileKeys(folder / "secrets" / "kek.json").make())
         tokens = VaultTokens(self.store, trail, clock, PEPPER)
         self.vault = Vault(self.store, self.envelope, trail, tokens, clock, Egress().check_url)
         self.act = Act(who)

@@ -10,7 +10,7 @@ from kernel.ids import new_id
 from kernel.paging import PageQuery
 from kernel.sealing import Wrapped
 from kernel.storage import keys
-from kernel.storage.outbox import Disabled, Flight, OutboxStore, Outcome
+from kernel.storage.outbox import Disabled, Flight, OutboxStore, Outcome, Places
 from kernel.storage.store import Store
 from kernel.storage.webhooks import Setting, StoredWebhook, WebhookStore
 from kernel.webhooks.record import disabled_entry
@@ -86,8 +86,10 @@ class Post:
         await self.tell(event, ws, count)
         return await self.fan()
 
-    async def take(self, room: int = 100, each: int = 8, name: str = "c1") -> list[Flight]:
-        flights = await self.outbox.take(SHARD, name, self.now, room, each)
+    async def take(self, room: int = 100, each: int = 8, name: str = "c1", **more: Any) -> list[Flight]:
+        """failing, most (of one workspace), flying: without limit unless they are given."""
+        places = Places(room, more.get("failing", room), each, more.get("most", 1000))
+        flights = await self.outbox.take(SHARD, name, self.now, places, more.get("flying", {}))
         assert flights is not None
         return flights
 

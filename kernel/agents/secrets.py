@@ -1,6 +1,6 @@
 """The secrets a flow uses: by name in placeholders, `{{ secrets.NAME }}`, and by id, as `credential_id` of a config."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from kernel.agents.flow import Flow, Node
@@ -12,23 +12,30 @@ CREDENTIAL = "credential_id"
 
 @dataclass(frozen=True, slots=True)
 class SecretNames:
-    """The secrets of a workspace: ids of credentials by their name in lower case."""
+    """Of the secrets that a flow mentions those its workspace has: ids by name in lower case, and ids."""
 
-    ids: Mapping[str, str] = field(default_factory=dict)
+    by_name: Mapping[str, str] = field(default_factory=dict)
+    ids: Collection[str] = ()
 
     def id_of(self, name: str) -> str | None:
-        return self.ids.get(name.lower())
+        return self.by_name.get(name.lower())
 
 
 def mentions_secrets(flow: Flow) -> bool:
-    """Whether it is worth asking which there are."""
     return any(CREDENTIAL in node.config or next(_named(node), None) for node in flow.nodes)
+
+
+def mentioned(flow: Flow) -> tuple[frozenset[str], frozenset[str]]:
+    """Names in lower case, and ids, there or not."""
+    names = frozenset(name.lower() for node in flow.nodes for name in _named(node))
+    ids = (node.config.get(CREDENTIAL) for node in flow.nodes)
+    return names, frozenset(one for one in ids if isinstance(one, str))
 
 
 def credential_problems(at: str, node: Node, names: SecretNames) -> Iterator[Problem]:
     """Of the field `credential_id`; `at` is the node's own path."""
     credential = node.config.get(CREDENTIAL)
-    if isinstance(credential, str) and credential not in names.ids.values():
+    if isinstance(credential, str) and credential not in names.ids:
         yield Problem(f"{at}.config.{CREDENTIAL}", "There is no such credential")
 
 

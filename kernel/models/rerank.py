@@ -9,8 +9,6 @@ search went from 0.41 to 0.49, among those of hybrid search only from 0.49 to 0.
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from kernel.models.embedding import Vectors, unit
 from kernel.models.wordllama import table, token_ids
 

@@ -90,17 +90,20 @@ SHARD_KEYS = {
     "refreshing": "{ws}:refreshing:{id}",  # string: who asks for a credential's next access token; lives 30 s
     "sealed": "sealed",  # set of `<ws> <kind> <id>` of all that is sealed: cred, wh
     # webhooks
-    "webhook": "{ws}:wh:{id}",  # hash: item as JSON, revision, events, sealed, state, failing_since, last
+    "webhook": "{ws}:wh:{id}",  # hash: item as JSON, revision, events, sealed, state, failing_since, paused_until, last
     "webhooks": "{ws}:whs",  # zset of all ids, score 0
     "webhook_events": "{ws}:whs:events",  # hash: event name or `*` -> how many endpoints want it now
+    "webhooks_due": "{ws}:whs:due",  # zset of endpoints with something to deliver, by the ms the first of it is due
+    "webhooks_waiting": "{ws}:whs:waiting",  # string: bytes of all deliveries that wait; at most 64 MB and one event
     "webhook_queue": "{ws}:wh:{id}:queue",  # zset of event ids to be delivered there, by the ms they are due
     "webhook_flying": "{ws}:wh:{id}:flying",  # set of event ids that the courier is delivering
     "webhook_log": "{ws}:wh:{id}:log",  # zset of event ids, score 0: the deliveries that are still known
     "webhook_log_by": "{ws}:wh:{id}:log:{status}",  # the same, of those that are pending, delivered or dead
     "webhook_deliveries": "{ws}:wh:{id}:deliveries",  # hash: event id -> delivery with its attempts as JSON
-    "message": "{ws}:message:{id}",  # hash: an event as every endpoint gets it, and how many know it; lives 7 days
+    "message": "{ws}:message:{id}",  # hash: an event as every endpoint gets it, how many know it and wait; lives 7 days
+    "messages_ended": "{ws}:messages:ended",  # zset of those that nobody waits for, score 0
     "outbox": "outbox",  # stream: events to tell others of, as fields ws, event, at and x (execution) or d (data)
-    "due": "due",  # zset of `<ws> <webhook>` with something to deliver, by the ms the first of it is due
+    "due": "due",  # zset of workspaces with something to deliver, by the ms the first of it is due
     "aloft": "aloft",  # set of `<ws> <webhook>` that the courier is delivering to
     "courier": "courier",  # string: the courier that works for this shard; lives a few seconds
     # access

@@ -2,14 +2,18 @@
 
 A script that changes something adds a row to `outbox` (a stream; prelude: `tell_outside`). Fanning a row out removes it
 and adds a delivery for each endpoint that wants the event: to `webhook_queue` by when it is due, to `webhook_log` and
-`webhook_deliveries`, with the body in `message`. `due` says which endpoints have something to deliver. What is taken
-stands in `webhook_flying`, and its endpoint in `aloft`, until its outcome is told. An execution with a URL of its own
-makes an endpoint for that one event (`once` in its hash), which goes when the delivery has ended.
+`webhook_deliveries`, with the body in `message`. What is taken
+stands in `webhook_flying`, and its endpoint in `aloft`, until its outcome is told. URLs of executions are one endpoint
+of their workspace, `signing`: its deliveries have a `url` each, and those that were delivered leave nothing.
+
+What one workspace can put into the store is bounded: 64 MB of deliveries wait (a body counts for each of them, and 2 kB
+more), and of the messages that no delivery waits for the newest 2,000 are kept (`messages_ended`). `due` names
+workspaces, `webhooks_due` the endpoints of one.
 
 One courier at a time works for a shard: it holds `courier`, and every step here but `hold` refuses all others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,6 +28,22 @@ Verdict = Literal["delivered", "retry", "dead", "gone"]
 """dead: no try is left. gone: as dead, and the endpoint wants nothing more (410): it is disabled at once."""
 MAX_PENDING = 10_000
 """Deliveries that may wait for one endpoint; what comes on top of them is dead at once, with the error `queue_full`."""
+
+PAUSE_MS = 4_500
+"""How long an endpoint that failed gets nothing: as long as the first retry takes at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How many deliveries may be taken. failing: of those, to endpoints whose last attempt failed.
+
+    per_endpoint: in flight to one endpoint at once; one that fails has 1. per_workspace: in flight for one workspace.
+    """
+
+    room: int
+    failing: int
+    per_endpoint: int
+    per_workspace: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,10 +80,10 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Flight:
-    """A delivery in a courier's hands. sealed: the secrets that sign it, bound to (workspace_id, signer, "secret").
+    """A delivery in a courier's hands. sealed: the secrets that sign it, bound to (workspace_id, webhook_id, "secret").
 
-    signer: the endpoint, or `signing` for the workspace's own secrets. attempt: 1 for the first since the event
-    happened or was asked for anew. body: what is sent and signed.
+    webhook_id: the endpoint, or `signing` for the URL of an execution. attempt: 1 for the first since the event
+    happened or was asked for anew. body: what is sent and signed. failing: the endpoint's last attempt failed.
     """
 
     workspace_id: str
@@ -71,9 +91,9 @@ class Flight:
     event_id: str
     url: str
     sealed: bytes
-    signer: str
     attempt: int
     body: bytes
+    failing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,16 +173,18 @@ class OutboxStore:
         Does nothing when it is fanned out already. False: another courier has the shard.
         """
         args = (row.id, row.workspace_id, row.event, row.event_id, body, now, MAX_PENDING)
-        return bool(await self._run("courier_fan", row.shard, name, *args, *_own_endpoint(row)))
+        return bool(await self._run("courier_fan", row.shard, name, *args, *_own_url(row)))
 
     async def take(
-        self, shard: int, name: str, now: int, room: int, per_endpoint: int
+        self, shard: int, name: str, now: int, places: Places, flying: Mapping[str, int]
     ) -> list[Flight] | None:
-        """Up to `room` deliveries that are due, those that wait longest first. None: another courier has the shard.
+        """Deliveries that are due, those that wait longest first. None: another courier has the shard.
 
-        per_endpoint: in flight to one endpoint at once; one whose last attempt failed has 1.
+        flying: how many are in flight now for workspaces of this shard.
         """
-        answer = await self._run("courier_take", shard, name, now, room, per_endpoint)
+        counts = [part for pair in flying.items() for part in pair]
+        limits = (places.room, places.failing, places.per_endpoint, places.per_workspace)
+        answer = await self._run("courier_take", shard, name, now, *limits, *counts)
         return [flight for row in answer for flight in _flights(row)] if answer is not None else None
 
     async def done(
@@ -173,7 +195,7 @@ class OutboxStore:
         An outcome of what is not in flight (any more), such as of a deleted endpoint, counts for nothing.
         """
         args = [part for outcome in outcomes for part in outcome.arguments()]
-        answer = await self._run("courier_done", shard, name, now, *args)
+        answer = await self._run("courier_done", shard, name, now, now + PAUSE_MS, *args)
         if answer is None:
             return None
         return [Disabled(*(part.decode() for part in row)) for row in answer]
@@ -190,17 +212,15 @@ def _row(shard: int, name: bytes, flat: Sequence[bytes]) -> Row:
     return Row(shard, name.decode(), ws, event, int(at), execution, fields.get("d"), url)
 
 
-def _own_endpoint(row: Row) -> tuple[str, bytes] | tuple[()]:
-    """Of an execution with a URL of its own: an id and an item."""
-    if row.url is None or row.execution_id is None:
-        return ()
-    return f"wh_{row.execution_id.partition('_')[2]}", orjson.dumps({"url": row.url})
+def _own_url(row: Row) -> tuple[str, ...]:
+    """Of an execution with a URL of its own: that and its id."""
+    return () if row.url is None or row.execution_id is None else (row.url, row.execution_id)
 
 
 def _flights(row: Sequence[Any]) -> list[Flight]:
-    ws, webhook, item, sealed, signer, *due = row
-    url = orjson.loads(item)["url"]
+    ws, webhook, item, sealed, fails, *due = row
+    names, shared = (ws.decode(), webhook.decode()), orjson.loads(item).get("url", "")
     return [
-        Flight(ws.decode(), webhook.decode(), event.decode(), url, sealed, signer.decode(), attempt, body)
-        for event, attempt, body in due
+        Flight(*names, event.decode(), own.decode() or shared, sealed, attempt, body, bool(fails))
+        for event, attempt, body, own in due
     ]

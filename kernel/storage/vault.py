@@ -1,13 +1,13 @@
 """Credentials and vault tokens in Redis.
 
-Stored: `credential` (hash): item (JSON: all that is said of it), revision (grows with each change), version (grows with
-each new value), sealed (the present value, bound to workspace, id and version); `credentials`, `credentials_by`,
-`credential_names`; `credential_users` and `credentials_used`, who uses what; `sealed`, of a whole shard. `vault_token`
-(hash): what a token opens, by its keyed hash alone. `vault_wrong` (hash): a key's wrong tokens. All that happens here
-is in the audit log, where `vault` and `credential` are fields to look by.
+Stored: `credential` (hash): item (JSON: all that is said of it), revision (grows with each change but renewals),
+version (grows with each new value), sealed (the present value, bound to workspace, id and version); `credentials`,
+`credentials_by`, `credential_names`; `credential_users` and `credentials_used`, who uses what; `sealed`, of a whole
+shard. `vault_token` (hash): what a token opens, by its keyed hash alone. `vault_wrong` (hash): a key's wrong tokens.
+All that happens here is in the audit log, where `vault` and `credential` are fields to look by.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -130,21 +130,27 @@ class VaultStore:
         total, *rows = await self._store.run("vault_page", ws, *args)
         return total, [Listed(row[0].decode(), row[1], int(row[2]), int(row[3])) for row in rows]
 
-    async def names(self, ws: str) -> dict[str, str]:
-        """Ids by name in lower case."""
-        row = await self._store.call("HGETALL", keys.key("credential_names", ws))
-        pairs = row.items() if isinstance(row, Mapping) else zip(row[::2], row[1::2], strict=True)
-        return {name.decode(): credential_id.decode() for name, credential_id in pairs}
+    async def known(
+        self, ws: str, names: Collection[str], ids: Collection[str]
+    ) -> tuple[dict[str, str], frozenset[str]]:
+        """Of names in lower case, and of ids, those that are there: ids by name, and ids."""
+        asks: list[tuple[Argument, ...]] = [("EXISTS", keys.key("credential", ws, id=one)) for one in ids]
+        if names:
+            asks.append(("HMGET", keys.key("credential_names", ws), *names))
+        answers = await self._store.together(*asks)
+        named = zip(names, answers[-1], strict=True) if names else ()
+        there = frozenset(one for one, is_there in zip(ids, answers, strict=False) if is_there)
+        return {name: found.decode() for name, found in named if found}, there
 
     async def id_of(self, ws: str, name: str) -> str | None:
         """By its name, in any case."""
         found = await self._store.call("HGET", keys.key("credential_names", ws), name.lower())
         return found.decode() if found else None
 
-    async def tagged(self, ws: str, tag: str) -> list[str]:
-        """Ids of those with this tag, in any case, oldest first."""
-        name = keys.key("credentials_by", ws, field="tag", value=tag.lower())
-        return [found.decode() for found in await self._store.call("ZRANGE", name, 0, -1)]
+    async def of_provider(self, ws: str, provider: str, environment: str) -> StoredCredential | None:
+        """Named or tagged like the provider, in any case."""
+        row = await self._store.run("vault_of_provider", ws, ws, provider.lower(), environment)
+        return StoredCredential(row[0].decode(), row[1], int(row[2]), int(row[3]), row[4]) if row else None
 
     async def users(self, ws: str, credential_id: str) -> Users:
         return _users(await self._store.call("SMEMBERS", keys.key("credential_users", ws, id=credential_id)))
@@ -153,25 +159,25 @@ class VaultStore:
         """moved: it is not as it was read. Its users, when it cannot be renamed for them. Raises Conflict (name)."""
         leaves = [place for place in before.places if place not in after.places]
         joins = [place for place in after.places if place not in before.places]
-        args = (was.id, was.revision, before.name.lower(), after.name.lower(), after.item, audit)
+        read = f"{was.revision} {was.version}"
+        args = (was.id, read, before.name.lower(), after.name.lower(), after.item, audit)
         places = (len(leaves), *_flat(leaves), *_flat(joins))
         return _changed(await self._store.run("vault_update", ws, ws, *args, *places))
 
     async def put_version(
         self,
         ws: str,
-        credential_id: str,
-        version: int,
+        was: Listed,
         item: bytes,
         sealed: bytes,
         audit: str,
         idempotency_record: str = "",
     ) -> bool:
-        """A value sealed for version + 1; of the item counts what tells of it: hint, times.
+        """A value sealed for the next version. False when the credential is not as it was read.
 
-        False when it is no longer at that version. audit: empty for a renewal.
+        audit: empty for a renewal, which leaves the revision.
         """
-        args = (ws, credential_id, version, item, sealed, idempotency_record, audit)
+        args = (ws, was.id, was.version, was.revision, item, sealed, idempotency_record, audit)
         state = await self._store.run("vault_version", ws, *args)
         _check(state)
         return bool(state == b"ok")

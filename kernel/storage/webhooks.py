@@ -2,10 +2,10 @@
 
 Stored: `webhook` (hash): item (JSON: what people set), revision (grows with each change but those of deliveries),
 events (between spaces, for scripts), sealed (its secrets), state (enabled or disabled), disabled_reason, failing_since
-(ms, since when no attempt has succeeded), last (the newest attempt, JSON), rotated_at (ms); `webhooks`;
-`webhook_events`, which events anybody wants. A delivery is one event for one endpoint, in `webhook_log`,
-`webhook_log_by` its status, and `webhook_deliveries`; of those that ended alike the newest 1,000 are kept. How they are
-made and end: `outbox.py`.
+(ms, since when no attempt has succeeded), paused_until (ms, while it gets nothing after a failure), last (the newest
+attempt, JSON), rotated_at (ms); `webhooks`; `webhook_events`, which events anybody wants. A delivery is one event for
+one endpoint, in `webhook_log`, `webhook_log_by` its status, and `webhook_deliveries`; of those that ended alike the
+newest 1,000 are kept. How they are made and end, and how many there may be: `outbox.py`.
 """
 
 from collections.abc import Sequence
@@ -21,10 +21,10 @@ from kernel.storage.store import Store
 
 MAX_WEBHOOKS = 100
 SIGNING = "signing"
-"""In place of an id: the record that holds the workspace's own secrets."""
+"""In place of an id: the record of the workspace's own secrets, and the endpoint that all URLs of executions are."""
 
 REFUSALS = {
-    b"full": "The endpoint has too many deliveries waiting",
+    b"full": "The endpoint or its workspace has too many deliveries waiting",
     b"disabled": "The endpoint is disabled: enable it first",
     b"pending": "The delivery is under way already",
     b"expired": "The event's body is not kept any more",
@@ -150,7 +150,7 @@ class WebhookStore:
     async def deliveries(
         self, ws: str, webhook_id: str, status: str | None, query: PageQuery
     ) -> tuple[int, list[StoredDelivery]]:
-        """Total, then one more than the page holds, if there are. Newest first. Raises NotFound."""
+        """Total, then one more than the page holds, if there are. Newest first. Raises NotFound, not for `SIGNING`."""
         args = (ws, webhook_id, status or "", query.before or "", query.offset, query.limit)
         answer = await self._store.run("webhook_deliveries", ws, *args)
         if answer is None:

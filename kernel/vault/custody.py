@@ -1,14 +1,16 @@
 """Who keeps the key-encryption keys (KEKs): a file of the installation, its environment, or a KMS.
 
-The file is `secrets/kek.json`, made with a first key when there is none. It is all that stands between a copy of the
-store and the secrets in it: back it up apart from the store. Without it no secret opens any more, and nobody can help.
+The file is `secrets/kek.json`, made with a first key when there is none and nothing is sealed yet. It is all that
+stands between a copy of the store and the secrets in it: back it up apart from the store. Without it no secret opens
+any more, and nobody can help. Who changes it holds `secrets/kek.lock`.
 """
 
 import base64
 import binascii
+import fcntl
 import os
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -27,6 +29,21 @@ def custody(settings: Settings, root: Path) -> Custody:
     if settings.kms_url:
         return TransitKeys(settings.kms_url, settings.kms_key, Path(settings.kms_token_file))
     return GivenKeys(settings.kek) if settings.kek else FileKeys(root / "secrets" / "kek.json")
+
+
+async def prepare(custody: Custody, sealed: Callable[[], Awaitable[int]]) -> None:
+    """Makes the first key of an installation that has a file for it and nothing sealed yet. sealed: tells how much is.
+
+    Raises InternalError when something is, and no file: a new key would open none of it.
+    """
+    if not isinstance(custody, FileKeys) or custody.path.exists():
+        return
+    count = await sealed()
+    if count and not custody.path.exists():
+        raise InternalError(
+            f"{custody.path} is missing, and {count} values are sealed: restore it from its backup"
+        )
+    custody.make()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +121,13 @@ class FileKeys(_Held):
     def __init__(self, path: Path):
         self.path = path
         self._read: tuple[tuple[int, ...], Ring] | None = None
-        if not path.exists():
-            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def make(self) -> "FileKeys":
+        """With a first key, unless there is a file."""
+        if not self.path.exists():
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._write(Ring.made(), os.link)
+        return self
 
     def ring(self, wanted: str | None = None) -> Ring:
         """wanted: the id of a key that must be in it, if there is one. Raises InternalError for a damaged file."""
@@ -124,9 +145,13 @@ class FileKeys(_Held):
             return ()
         return found.st_mtime_ns, found.st_ino, found.st_size
 
-    def put(self, ring: Ring) -> None:
-        """In place of what there is, whole or not at all."""
-        self._write(ring, os.replace)
+    def change(self, how: Callable[[Ring], Ring]) -> Ring:
+        """What it has now, whole or not at all; others who change it wait. Raises InternalError for a damaged file."""
+        with self.path.with_suffix(".lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            ring = how(Ring.read(self.path))
+            self._write(ring, os.replace)
+        return ring
 
     def _write(self, ring: Ring, move: Callable[[Path, Path], None]) -> None:
         """Written whole under another name first. `os.link` keeps what another process has put there meanwhile."""
@@ -137,10 +162,20 @@ class FileKeys(_Held):
             os.fsync(handle)
             with suppress(FileExistsError):
                 move(draft, self.path)
+            _sync(self.path.parent)
         finally:
             os.close(handle)
             with suppress(FileNotFoundError):
                 draft.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """A name in it is there after a crash only when the folder is written, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _key(text: str) -> bytes:

@@ -5,12 +5,11 @@ Each wrap and unwrap is a call, so a secret opens only while the KMS is there an
 
 import base64
 from pathlib import Path
-from typing import Any
 
 import httpx2
 import orjson
 
-from kernel.errors import Unavailable
+from kernel.errors import CodexError, Unavailable
 from kernel.sealing import Damaged, Wrapped
 
 TIMEOUT_S = 5.0
@@ -24,37 +23,53 @@ class TransitKeys:
         self._client: httpx2.AsyncClient | None = None
 
     async def current(self) -> str:
-        told = await self._ask("GET", f"keys/{self._key}", None)
-        return f"{self._key}:v{told['latest_version']}"
+        return f"{self._key}:v{await self._ask('GET', f'keys/{self._key}', None, 'latest_version')}"
 
     async def wrap(self, data_key: bytes, bound: bytes) -> Wrapped:
         body = {"plaintext": _text(data_key), "associated_data": _text(bound)}
-        ciphertext = str((await self._ask("POST", f"encrypt/{self._key}", body))["ciphertext"])
-        return Wrapped(f"{self._key}:{ciphertext.split(':')[1]}", ciphertext.encode())
+        ciphertext = await self._ask("POST", f"encrypt/{self._key}", body, "ciphertext")
+        _, _, rest = ciphertext.partition(":")
+        version, _, sealed = rest.partition(":")
+        if not sealed:
+            raise _strange()
+        return Wrapped(f"{self._key}:{version}", ciphertext.encode())
 
     async def unwrap(self, wrapped: Wrapped, bound: bytes) -> bytes:
         body = {"ciphertext": wrapped.key.decode("ascii", "replace"), "associated_data": _text(bound)}
-        return base64.b64decode((await self._ask("POST", f"decrypt/{self._key}", body))["plaintext"])
+        plain = await self._ask("POST", f"decrypt/{self._key}", body, "plaintext", refused=Damaged)
+        try:
+            return base64.b64decode(plain, validate=True)
+        except ValueError:
+            raise _strange() from None
 
     async def aclose(self) -> None:
         if self._client is not None:
             await self._client.aclose()
 
-    async def _ask(self, method: str, path: str, body: dict[str, str] | None) -> dict[str, Any]:
-        """Raises Damaged for what the KMS cannot open, Unavailable when it cannot be asked."""
+    async def _ask(
+        self,
+        method: str,
+        path: str,
+        body: dict[str, str] | None,
+        field: str,
+        refused: type[CodexError] | None = None,
+    ) -> str:
+        """A field of the answer. Raises Unavailable, and `refused` for what the KMS finds wrong with the body."""
         try:
             token = self._token_file.read_text().strip()
             answer = await self._opened().request(
                 method, f"{self._url}/v1/transit/{path}", json=body, headers={"x-vault-token": token}
             )
-            if answer.status_code == 400:
-                raise Damaged
-            data = orjson.loads(answer.content)["data"] if answer.status_code == 200 else None
-        except (httpx2.HTTPError, OSError, ValueError, KeyError) as error:
+        except (httpx2.HTTPError, OSError, ValueError) as error:
             raise Unavailable("The KMS cannot be asked", {"reason": "kms"}) from error
-        if not isinstance(data, dict):
+        if answer.status_code == 400 and refused is not None:
+            raise refused
+        if answer.status_code != 200:
             raise Unavailable(f"The KMS answered {answer.status_code}", {"reason": "kms"})
-        return data
+        try:
+            return str(orjson.loads(answer.content)["data"][field])
+        except (ValueError, KeyError, TypeError):
+            raise _strange() from None
 
     def _opened(self) -> httpx2.AsyncClient:
         """The operator's own address: it may be any, and no redirect leads away from it."""
@@ -62,6 +77,10 @@ class TransitKeys:
             timeout=TIMEOUT_S, trust_env=False, follow_redirects=False
         )
         return self._client
+
+
+def _strange() -> Unavailable:
+    return Unavailable("The KMS answered what is no answer", {"reason": "kms"})
 
 
 def _text(raw: bytes) -> str:

@@ -14,6 +14,8 @@ MAX_BYTES = 65_536
 HINT_FROM = 12
 """Characters: of a shorter secret four would be too much."""
 HINT_LETTERS = 4
+LAST_MS = 253_402_300_799_999
+"""The end of the year 9999: what follows cannot be written as a time."""
 PEM = "-----BEGIN "
 CheckUrl = Callable[[str], str | None]
 """Why a URL may not be used, or None: `Egress.check_url`."""
@@ -97,9 +99,11 @@ def _check_oauth2(value: Mapping[str, str], check_url: CheckUrl) -> None:
             raise _bad("with token_url it needs refresh_token, or client_id and client_secret")
     if "expires_at" in value:
         try:
-            epoch_ms(value["expires_at"])
+            ends = epoch_ms(value["expires_at"])
         except ValueError as error:
             raise _bad(str(error), "expires_at") from None
+        if not 0 <= ends <= LAST_MS:
+            raise _bad("must lie between 1970 and 9999 in UTC", "expires_at")
 
 
 def _hint(kind: str, value: Any) -> str | None:

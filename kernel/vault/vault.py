@@ -130,7 +130,7 @@ class Vault:
             sealed = await self._envelope.seal(material.encode(), ws, credential_id, str(version))
             audit = self.trail.entry(act, "credential.rotate", credential_id, {"version": version})
             new = (item.encode(), sealed, audit, act.record)
-            if await self._store.put_version(ws, credential_id, was.version, *new):
+            if await self._store.put_version(ws, was, *new):
                 return await self._read(ws, credential_id)
 
     async def delete(

@@ -7,6 +7,7 @@ an event twice, under one id. Pub/sub wakes it; renewing its hold tells what is 
 
 import asyncio
 import random
+from collections import Counter
 from collections.abc import Awaitable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ import structlog
 from kernel.clock import Clock
 from kernel.errors import Unavailable
 from kernel.storage import keys
-from kernel.storage.outbox import Flight, OutboxStore, Outcome, Row
+from kernel.storage.outbox import Flight, OutboxStore, Outcome, Places, Row
 from kernel.webhooks.delivery import Answer, Attempt, Sender, outcome
 from kernel.webhooks.events import Bodies
 
@@ -40,7 +41,7 @@ SHARE = 64
 class Shard:
     """due: ms when the next delivery can be taken, as far as is known. unread: whether the outbox may have rows.
 
-    unsure: something may have been taken that we were not told of.
+    unsure: something may have been taken that we were not told of. flying: deliveries in flight, by workspace.
     """
 
     number: int
@@ -49,6 +50,7 @@ class Shard:
     due: int | None = None
     unread: bool = False
     ended: list[Outcome] = field(default_factory=list)
+    flying: Counter[str] = field(default_factory=Counter)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self, unread: bool = False) -> None:
@@ -66,7 +68,10 @@ class Shard:
 
 
 class Courier:
-    """name: new with each life. room: deliveries at once. per_endpoint: of those, to one endpoint."""
+    """name: new with each life. room: deliveries at once. per_endpoint: of those, to one endpoint.
+
+    A workspace has a quarter of the room at most, and endpoints whose last attempt failed have half of it together.
+    """
 
     def __init__(
         self,
@@ -81,7 +86,8 @@ class Courier:
     ):
         self.name, self.shards = name, {number: Shard(number) for number in shards}
         self._outbox, self._bodies, self._sender, self._clock = outbox, bodies, sender, clock
-        self._free, self._per_endpoint = room, per_endpoint
+        self._free, self._failing_free = room, max(1, room // 2)
+        self._per_endpoint, self._per_workspace = per_endpoint, max(per_endpoint, room // 4)
         self.flying: set[asyncio.Task[None]] = set()
         self._crowded: list[Shard] = []
         self.draining = False
@@ -195,21 +201,29 @@ class Courier:
         if (share := min(SHARE, self._free)) < 1:
             self._crowded.append(shard)
             return False
-        self._free -= share
+        failing = min(share, self._failing_free)
+        self._keep(-share, -failing)
         try:
-            flights = await self._taken(shard, share, now)
+            flights = await self._taken(shard, share, failing, now)
         finally:
-            self._free += share
-        self._free -= len(flights)
+            self._keep(share, failing)
         for flight in flights:
+            self._keep(-1, -flight.failing)
+            shard.flying[flight.workspace_id] += 1
             task = asyncio.create_task(self._deliver(shard, flight))
             self.flying.add(task)
             task.add_done_callback(self.flying.discard)
         return bool(flights)
 
-    async def _taken(self, shard: Shard, most: int, now: int) -> list[Flight]:
+    def _keep(self, free: int, failing: int) -> None:
+        """More places are free, or (below 0) fewer; failing: of those that endpoints may have that fail."""
+        self._free += free
+        self._failing_free += failing
+
+    async def _taken(self, shard: Shard, most: int, failing: int, now: int) -> list[Flight]:
+        places = Places(most, failing, self._per_endpoint, self._per_workspace)
         try:
-            flights = await self._outbox.take(shard.number, self.name, now, most, self._per_endpoint)
+            flights = await self._outbox.take(shard.number, self.name, now, places, shard.flying)
         except Unavailable:
             shard.lose()
             shard.unsure = True
@@ -224,7 +238,9 @@ class Courier:
         if attempt is None:
             attempt = Attempt(now, 0, Answer(None, "internal"))
         shard.ended.append(outcome(flight, attempt, now))
-        self._free += 1
+        self._keep(1, int(flight.failing))
+        shard.flying[flight.workspace_id] -= 1
+        shard.flying = +shard.flying
         shard.wake()
         while self._crowded:
             self._crowded.pop().wake()

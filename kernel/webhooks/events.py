@@ -8,8 +8,9 @@ import orjson
 from kernel.storage.outbox import Row
 from kernel.webhooks.record import payload
 
-MAX_OUTPUT = 262_144
-"""Bytes of an execution's output as JSON; a larger one is left out, with a link to it."""
+MAX_OUTPUT = 16_384
+"""Bytes of an execution's output as JSON; a larger one is left out, with a link to it. Of a larger error its beginning
+is told."""
 
 Describe = Callable[[str, str], Awaitable[Mapping[str, Any] | None]]
 """Workspace and execution to the execution as `GET /executions/{id}` shows it; None when it is deleted."""
@@ -42,8 +43,14 @@ def _execution(event: str, execution_id: str, known: Mapping[str, Any]) -> dict[
     if status == "completed" and known.get("result"):
         data["result"] = _result(execution_id, known["result"])
     if status == "failed" and known.get("error"):
-        data["error"] = known["error"]
+        data["error"] = _error(known["error"])
     return data
+
+
+def _error(error: Mapping[str, Any]) -> dict[str, Any]:
+    if len(orjson.dumps(error)) <= MAX_OUTPUT:
+        return dict(error)
+    return {**error, "message": error["message"][:1000], "details": {}}
 
 
 def _result(execution_id: str, result: Mapping[str, Any]) -> dict[str, Any]:

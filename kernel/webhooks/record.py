@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from secrets import token_bytes
 from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
 import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
@@ -193,6 +194,19 @@ def shown_delivery(stored: StoredDelivery) -> dict[str, Any]:
         "status": said["status"],
         "created_at": rfc3339(said["created_at"]),
         "next_attempt_at": _time(due),
+        "attempts": [_attempt(attempt) for attempt in said.get("attempts", ())],
+    }
+
+
+def shown_undelivered(stored: StoredDelivery) -> dict[str, Any]:
+    """One that was to go to the URL of an execution. Of the URL its host: the rest may hold a secret."""
+    said = orjson.loads(stored.text)
+    return {
+        "id": stored.event_id,
+        "execution_id": said["execution_id"],
+        "host": urlsplit(said["url"]).hostname,
+        "event": said["event"],
+        "created_at": rfc3339(said["created_at"]),
         "attempts": [_attempt(attempt) for attempt in said.get("attempts", ())],
     }
 

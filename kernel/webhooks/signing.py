@@ -53,9 +53,9 @@ class Signer:
 
     async def _secrets(self, flight: Flight) -> Sequence[Secret]:
         self.forget()
-        now, name = self._clock.now_ms(), (flight.workspace_id, flight.signer, flight.sealed)
+        now, name = self._clock.now_ms(), (flight.workspace_id, flight.webhook_id, flight.sealed)
         if (known := self._opened.get(name)) is None:
-            plain = await self._envelope.open(flight.sealed, flight.workspace_id, flight.signer, "secret")
+            plain = await self._envelope.open(flight.sealed, flight.workspace_id, flight.webhook_id, "secret")
             known = self._opened[name] = Opened(plain, now + KEPT_MS)
         return valid_secrets(known.plain, now)
 

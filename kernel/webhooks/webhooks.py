@@ -6,13 +6,12 @@ from urllib.parse import urlsplit
 
 from kernel.access.act import Act
 from kernel.access.audit import Trail
-from kernel.access.principal import Principal
 from kernel.clock import Clock, rfc3339
 from kernel.errors import Conflict, NotFound, ValidationError
 from kernel.ids import id_at, is_id, new_id
 from kernel.paging import Page, PageQuery
 from kernel.sealing import Envelope
-from kernel.storage.webhooks import SIGNING, Message, Setting, StoredWebhook, WebhookStore
+from kernel.storage.webhooks import SIGNING, Message, Setting, StoredDelivery, StoredWebhook, WebhookStore
 from kernel.webhooks.record import (
     OVERLAP_MS,
     TEST_EVENT,
@@ -26,10 +25,12 @@ from kernel.webhooks.record import (
     payload,
     shown,
     shown_delivery,
+    shown_undelivered,
     valid_secrets,
 )
 
 Status = Literal["pending", "delivered", "dead"]
+Show = Callable[[StoredDelivery], dict[str, Any]]
 CheckUrl = Callable[[str], str | None]
 """Why a URL may not be used, or None: `Egress.check_url`."""
 
@@ -46,8 +47,7 @@ class Webhooks:
     async def create(self, act: Act, order: WebhookCreate) -> dict[str, Any]:
         """As the API answers it, with its secret. Raises ValidationError, Conflict (100 there are), Unavailable."""
         ws, now = act.who.workspace_id, self._clock.now_ms()
-        async with self._trail.watching(act.who, act.origin, "webhook.create"):
-            act.who.require_unlimited()
+        await self._allow(act, "create")
         self._check(order.url)
         webhook_id = act.before or new_id("wh")
         item = Item(
@@ -66,15 +66,15 @@ class Webhooks:
         await self._store.create(ws, webhook_id, new, sealed, act.record, audit)
         return await self._with_secret(ws, webhook_id)
 
-    async def list(self, who: Principal, query: PageQuery) -> Page[dict[str, Any]]:
-        who.require_unlimited()
-        total, rows = await self._store.page(who.workspace_id, query)
+    async def list(self, act: Act, query: PageQuery) -> Page[dict[str, Any]]:
+        await self._allow(act, "list")
+        total, rows = await self._store.page(act.who.workspace_id, query)
         items = [shown(row) for row in rows[: query.limit]]
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
 
-    async def get(self, who: Principal, webhook_id: str) -> StoredWebhook:
-        who.require_unlimited()
-        return await self._read(who.workspace_id, webhook_id)
+    async def get(self, act: Act, webhook_id: str) -> StoredWebhook:
+        await self._allow(act, "get", webhook_id)
+        return await self._read(act.who.workspace_id, webhook_id)
 
     async def patch(
         self, act: Act, webhook_id: str, patch: WebhookPatch, if_match: str | None
@@ -157,12 +157,23 @@ class Webhooks:
         return shown_delivery(await self._store.delivery(ws, webhook_id, event_id))
 
     async def deliveries(
-        self, who: Principal, webhook_id: str, status: Status | None, query: PageQuery
+        self, act: Act, webhook_id: str, status: Status | None, query: PageQuery
     ) -> Page[dict[str, Any]]:
         """Newest first."""
-        await self.get(who, webhook_id)
-        total, rows = await self._store.deliveries(who.workspace_id, webhook_id, status, query)
-        items = [shown_delivery(row) for row in rows[: query.limit]]
+        await self._allow(act, "deliveries", webhook_id)
+        await self._read(act.who.workspace_id, webhook_id)
+        return await self._deliveries(act, webhook_id, status, query, shown_delivery)
+
+    async def undelivered(self, act: Act, query: PageQuery) -> Page[dict[str, Any]]:
+        """Ends of executions that could not be told to their `webhook_url`: the newest 1,000, newest first."""
+        await self._allow(act, "undelivered", SIGNING)
+        return await self._deliveries(act, SIGNING, "dead", query, shown_undelivered)
+
+    async def _deliveries(
+        self, act: Act, webhook_id: str, status: Status | None, query: PageQuery, show: Show
+    ) -> Page[dict[str, Any]]:
+        total, rows = await self._store.deliveries(act.who.workspace_id, webhook_id, status, query)
+        items = [show(row) for row in rows[: query.limit]]
         return Page(items, total, items[-1]["id"] if items else None, len(rows) > query.limit)
 
     async def redeliver(self, act: Act, webhook_id: str, event_id: str) -> dict[str, Any]:
@@ -178,7 +189,7 @@ class Webhooks:
             await self._store.redeliver(ws, webhook_id, event_id, self._clock.now_ms(), act.record, audit)
         return shown_delivery(await self._store.delivery(ws, webhook_id, event_id))
 
-    async def _allow(self, act: Act, action: str, webhook_id: str) -> None:
+    async def _allow(self, act: Act, action: str, webhook_id: str = "") -> None:
         async with self._trail.watching(act.who, act.origin, f"webhook.{action}", webhook_id[:64]):
             act.who.require_unlimited()
 

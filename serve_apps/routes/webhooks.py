@@ -19,6 +19,7 @@ from serve_apps.webhook_shapes import (
     DeliveryPage,
     NewWebhook,
     SigningSecret,
+    UndeliveredPage,
     WebhookPage,
     WebhookShape,
 )
@@ -66,7 +67,7 @@ class NewSecret(SecretRotation):
 async def index(caller: Writer, paging: Annotated[Paging, paged]) -> Response:
     """Without their secrets."""
     query = paging.of("wh")
-    return answers.listed(caller, "webhooks", await caller.kernel.webhooks.list(caller.who, query), query)
+    return answers.listed(caller, "webhooks", await caller.kernel.webhooks.list(caller.act, query), query)
 
 
 @router.post(
@@ -103,10 +104,22 @@ async def rotate_signing(caller: Writer, order: Annotated[NewSecret, Body()] = N
     return answers.created(made, "/v1/webhooks/signing-secret", secret=True)
 
 
+@router.get(
+    "/undelivered",
+    summary="List what URLs of executions did not get",
+    responses=gives(200, UndeliveredPage, "A page, newest first."),
+)
+async def undelivered(caller: Writer, paging: Annotated[Paging, paged]) -> Response:
+    """Ends of executions that could not be told to their `webhook_url`: the newest 1,000, with their attempts."""
+    query = paging.of("evt")
+    page = await caller.kernel.webhooks.undelivered(caller.act, query)
+    return answers.listed(caller, "undelivered", page, query)
+
+
 @router.get("/{webhook_id}", summary="Get a webhook", responses=gives(200, WebhookShape, "The webhook."))
 async def get(caller: Writer, webhook_id: WebhookId) -> Response:
     """With how it fares. Its ETag changes with what people set."""
-    stored = await caller.kernel.webhooks.get(caller.who, webhook_id)
+    stored = await caller.kernel.webhooks.get(caller.act, webhook_id)
     return answers.read(caller, shown(stored), stored.etag)
 
 
@@ -165,7 +178,7 @@ async def deliveries(
 ) -> Response:
     """What waits, and of what was delivered and of what is dead the newest 1,000 each, with all attempts."""
     query = paging.of("evt")
-    page = await caller.kernel.webhooks.deliveries(caller.who, webhook_id, status, query)
+    page = await caller.kernel.webhooks.deliveries(caller.act, webhook_id, status, query)
     return answers.listed(caller, "deliveries", page, query)
 
 
@@ -176,6 +189,7 @@ async def deliveries(
     responses=gives(202, Delivery, "The delivery, due now."),
 )
 async def redeliver(caller: Writer, webhook_id: WebhookId, delivery_id: DeliveryId) -> Response:
-    """The same body under the same `webhook-id`, with all tries before it. Bodies are kept for 7 days."""
+    """The same body under the same `webhook-id`, with all tries before it. Bodies are kept for 7 days, of a
+    workspace's deliveries that ended the newest 2,000."""
     made = await caller.kernel.webhooks.redeliver(caller.act, webhook_id, delivery_id)
     return answers.accepted(made, f"/v1/webhooks/{webhook_id}/deliveries")

@@ -248,7 +248,7 @@ class TestConfiguredOrigins:
 
 def test_log_lines_are_json_with_the_request() -> None:
     code = (
-        "import structlog; from serve_apps.logging import REQUEST_ID, configure; configure('INFO');"
+        "import structlog; from kernel.logs import REQUEST_ID, configure; configure('INFO');"
         "REQUEST_ID.set('req_1'); log = structlog.get_logger(); log.info('hello', n=1); log.debug('unseen')"
     )
     lines = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stderr.splitlines()

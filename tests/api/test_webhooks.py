@@ -12,15 +12,16 @@ from configs.settings import Settings
 from kernel.assembly import Kernel
 from kernel.ids import new_id
 from kernel.storage import keys
-from kernel.storage.outbox import Flight, OutboxStore, Outcome
+from kernel.storage.outbox import Flight, OutboxStore, Outcome, Places
 from kernel.webhooks.record import EVENTS, valid_secrets
 from serve_apps.api import create_app
-from serve_apps.webhook_shapes import SENT, Delivery, WebhookShape
+from serve_apps.webhook_shapes import SENT, Delivery, Undelivered, WebhookShape
 from tests.api.conftest import FOREVER, Client, limited, take_in
 
 pytestmark = pytest.mark.anyio
 
 PATH = "/v1/webhooks"
+EVERYWHERE = Places(1000, 1000, 1000, 1000)
 ORDER: dict[str, Any] = {
     "url": "https://your-app.com/webhook",
     "events": ["execution.completed", "agent.error"],
@@ -48,7 +49,7 @@ class Courier:
 
     async def take(self) -> list[Flight]:
         await self.fan()
-        flights = await self.outbox.take(self.shard, "test", self.clock.now_ms(), 1000, 1000)
+        flights = await self.outbox.take(self.shard, "test", self.clock.now_ms(), EVERYWHERE, {})
         assert flights is not None
         return flights
 
@@ -266,6 +267,7 @@ class TestCreate:
         for method, path, body in (
             ("POST", PATH, ORDER),
             ("GET", PATH, None),
+            ("GET", f"{PATH}/undelivered", None),
             ("GET", f"{PATH}/{webhook}", None),
             ("PATCH", f"{PATH}/{webhook}", {"url": "https://evil.com"}),
             ("DELETE", f"{PATH}/{webhook}", None),
@@ -277,6 +279,9 @@ class TestCreate:
             assert (await client(method, path, body)).status_code == 403, (method, path)
         audit = await owner.ok("GET", "/v1/audit", params={"action": "webhook.create"})
         assert [entry["outcome"] for entry in audit["entries"]] == ["refused", "ok"]
+        for action in ("list", "get", "deliveries", "undelivered"):
+            audit = await owner.ok("GET", "/v1/audit", params={"action": f"webhook.{action}"})
+            assert [entry["outcome"] for entry in audit["entries"]] == ["refused"], action
 
 
 class TestReadChangeDelete:
@@ -505,7 +510,8 @@ class TestDeliveries:
         await courier.end(first, "dead", status_code=None, error="timed_out")
         answer = await owner("POST", path)
         assert (answer.status_code, answer.json()["status"]) == (202, "pending")
-        assert await courier.take() == [first]
+        (again,) = await courier.take()
+        assert (again.event_id, again.body, again.failing) == (first.event_id, first.body, True)
         await courier.end(first)
         (one,) = await deliveries(owner, webhook)
         assert [attempt["error"] for attempt in one["attempts"]] == ["timed_out", None]
@@ -536,13 +542,39 @@ class TestUrlsOfExecutions:
         told = orjson.loads(flight.body)
         assert (told["event"], told["data"]["execution_id"]) == ("execution.completed", execution)
         assert told["data"]["result"]["output"] == "Hello Ada"
-        plain = await kernel.envelope.open(flight.sealed, flight.workspace_id, flight.signer, "secret")
+        plain = await kernel.envelope.open(flight.sealed, flight.workspace_id, flight.webhook_id, "secret")
         (secret,) = valid_secrets(plain, kernel.clock.now_ms())
         assert await owner.ok("GET", self.SECRET) == {"secret": secret.text, "secret_rotated_at": None}
         assert (await owner("GET", f"{PATH}/{flight.webhook_id}")).status_code == 404
         assert (await owner.ok("GET", PATH))["webhooks"] == []
         await courier.end(flight)
         assert await courier.take() == []
+
+    async def test_what_is_dead_is_listed(
+        self,
+        anonymous: Client,
+        owner: Client,
+        stranger: Client,
+        courier: Courier,
+        kernel: Kernel,
+        runner: Runner,
+    ) -> None:
+        path = f"{PATH}/undelivered"
+        assert (await anonymous("GET", path)).status_code == 401
+        assert (await owner.ok("GET", path))["undelivered"] == []
+        ids = [await owner.execution(webhook_url=f"https://example.com/own?token={n}") for n in range(3)]
+        for execution in ids:
+            await kernel.executions.wait(courier.workspace_id, execution, 20)
+        for flight in await courier.take():
+            await courier.end(flight, "dead", status_code=503, error="status")
+        page = await owner.ok("GET", path, params={"limit": 2})
+        rest = await owner.ok("GET", path, params={"limit": 2, "cursor": page["next_cursor"]})
+        listed = [Undelivered.model_validate(one) for one in page["undelivered"] + rest["undelivered"]]
+        assert {one.execution_id for one in listed} == set(ids)
+        assert {(one.host, one.event) for one in listed} == {("example.com", "execution.completed")}
+        assert [one.error for one in listed[0].attempts] == ["status"]
+        assert "token" not in str(page)
+        assert (await stranger.ok("GET", path))["undelivered"] == []
 
     @pytest.mark.parametrize(
         "url",

@@ -211,7 +211,9 @@ async def test_a_store_killed_in_mid_job(
     await storm.settle(undisturbed)
 
 
-async def test_a_document_that_ends_the_driver_fails_alone(platform: Platform, api: httpx2.AsyncClient) -> None:
+async def test_a_document_that_ends_the_driver_fails_alone(
+    platform: Platform, api: httpx2.AsyncClient
+) -> None:
     """In a small job, which the driver does by itself until it has cost two of them their lives."""
     deaths: list[str] = []
 

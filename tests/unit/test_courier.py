@@ -19,7 +19,7 @@ from kernel.ids import new_id
 from kernel.outbound import Egress
 from kernel.sealing import Envelope
 from kernel.storage import keys
-from kernel.storage.outbox import Flight, OutboxStore
+from kernel.storage.outbox import PAUSE_MS, Flight, OutboxStore
 from kernel.storage.store import Store
 from kernel.storage.subscriptions import Subscriptions
 from kernel.storage.webhooks import Setting
@@ -83,7 +83,7 @@ async def seal(*secrets: Secret, signer: str = WEBHOOK) -> bytes:
 
 async def flight(url: str, *secrets: Secret) -> Flight:
     sealed = await seal(*(secrets or (Secret(SECRET),)))
-    return Flight(WS, WEBHOOK, new_id("evt"), url, sealed, WEBHOOK, 1, BODY)
+    return Flight(WS, WEBHOOK, new_id("evt"), url, sealed, 1, BODY)
 
 
 @asynccontextmanager
@@ -254,7 +254,7 @@ class TestSending:
 
     async def test_secrets_that_do_not_open(self) -> None:
         async with serve(ok) as web, sending(ManualClock()) as sender:
-            damaged = Flight(WS, WEBHOOK, new_id("evt"), web.url, b"{}", WEBHOOK, 1, BODY)
+            damaged = Flight(WS, WEBHOOK, new_id("evt"), web.url, b"{}", 1, BODY)
             assert (await sender.send(damaged)).answer == Answer(None, "internal")
         assert web.exchanges == []
 
@@ -381,11 +381,11 @@ class TestSchedule:
     async def test_the_next_attempt_is_spread(self, office: Office, clock: ManualClock) -> None:
         async with serve(failing) as web:
             webhook = await office.endpoint(web.url)
-            await office.post.tell(count=30)
+            await office.post.tell(count=8)
             await office.work()
             due = [one["due"] - clock.now_ms() for one in await office.post.deliveries(webhook)]
-            assert len(due) == 30
-            assert len(set(due)) > 10
+            assert len(due) == 8
+            assert len(set(due)) > 4
             assert all(4_500 <= one <= 5_500 for one in due)
 
     async def test_gone_disables_at_once(self, office: Office) -> None:
@@ -444,6 +444,9 @@ class TestCourier:
             assert len(office.courier.flying) == 8
             await asyncio.wait(office.courier.flying)
             await office.rounds()
+            assert len(office.courier.flying) == 0
+            clock.advance(PAUSE_MS)
+            await office.rounds()
             assert len(office.courier.flying) == 1
             await office.endpoint(live.url, "agent.updated")
             await office.post.tell("agent.updated", count=20)
@@ -471,6 +474,53 @@ class TestCourier:
             await office.work()
             assert len(web.exchanges) == 20
         assert most == 3
+
+    async def test_a_workspace_has_a_quarter_of_the_places(
+        self, store: Store, clock: ManualClock, sender: Sender
+    ) -> None:
+        office, go = Office(store, clock, sender, room=64), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            await go.wait()
+            await exchange.answer(200)
+
+        async with serve(answer) as web:
+            for _ in range(5):
+                await office.endpoint(web.url)
+            await office.post.tell(count=8)
+            await office.rounds()
+            assert office.shard.flying == {WS: 16}
+            clock.advance(1_000)
+            await office.rounds()
+            assert len(office.courier.flying) == 16
+            go.set()
+            await office.work()
+            assert len(web.exchanges) == 40
+        assert not office.shard.flying
+
+    async def test_those_that_fail_share_half_of_the_places(
+        self, store: Store, clock: ManualClock, sender: Sender
+    ) -> None:
+        office, go = Office(store, clock, sender, room=4), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            if len(web.exchanges) > 3:
+                await go.wait()
+            await failing(exchange)
+
+        async with serve(answer) as web:
+            for _ in range(3):
+                await office.endpoint(web.url)
+            await office.post.tell()
+            await office.work()
+            clock.advance(6_000)
+            await office.rounds()
+            assert len(office.courier.flying) == 2
+            go.set()
+            await office.work()
+            clock.advance(1_000)
+            await office.work()
+            assert len(web.exchanges) == 6
 
     async def test_killed_in_flight_the_next_one_delivers_at_once(
         self, store: Store, clock: ManualClock, office: Office, sender: Sender
@@ -680,6 +730,7 @@ class TestServing:
 
     async def test_what_is_due_comes_by_itself(self, served: Office, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("kernel.webhooks.delivery.SCHEDULE_S", (0.02,) * 9)
+        monkeypatch.setattr("kernel.storage.outbox.PAUSE_MS", 18)
         third = asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:

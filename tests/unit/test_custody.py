@@ -13,13 +13,20 @@ from aiohttp import web
 
 from configs.settings import Vault as Settings
 from kernel.errors import InternalError, Unavailable
-from kernel.sealing import Custody, Damaged, Envelope, Sealed, decrypt, encrypt
-from kernel.vault.custody import FileKeys, GivenKeys, Ring, custody
+from kernel.sealing import Custody, Damaged, Envelope, Sealed, Wrapped, decrypt, encrypt
+from kernel.vault.custody import FileKeys, GivenKeys, Ring, custody, prepare
 from kernel.vault.transit import TransitKeys
 
 pytestmark = pytest.mark.anyio
 
 KEYS = [base64.b64encode(secrets.token_bytes(32)).decode() for _ in range(2)]
+
+
+class Empty(web.HTTPOk):
+    """An answer without what was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(text='{"data": {}}')
 
 
 class Kms:
@@ -28,6 +35,8 @@ class Kms:
     def __init__(self) -> None:
         self.keys = {1: secrets.token_bytes(32)}
         self.token = "s.token"
+        self.broken = 0
+        """The status of answers without what was asked for."""
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -66,6 +75,10 @@ class Kms:
     def _check(self, request: web.Request) -> None:
         if request.headers.get("x-vault-token") != self.token:
             raise web.HTTPForbidden
+        if self.broken == 400:
+            raise web.HTTPBadRequest
+        if self.broken:
+            raise Empty
 
 
 @pytest.fixture
@@ -86,7 +99,7 @@ async def kms(tmp_path: Path) -> AsyncGenerator[tuple[Kms, TransitKeys]]:
 @pytest.fixture(params=["file", "environment", "kms"])
 def keys(request: pytest.FixtureRequest, tmp_path: Path, kms: tuple[Kms, TransitKeys]) -> Custody:
     made: dict[str, Custody] = {
-        "file": FileKeys(tmp_path / "secrets" / "kek.json"),
+        "file": FileKeys(tmp_path / "secrets" / "kek.json").make(),
         "environment": GivenKeys(",".join(KEYS)),
         "kms": kms[1],
     }
@@ -105,21 +118,21 @@ async def test_each_seals_and_opens_what_is_bound_alike(keys: Custody) -> None:
 class TestFile:
     async def test_it_is_made_once_for_its_owner_alone(self, tmp_path: Path) -> None:
         path = tmp_path / "secrets" / "kek.json"
-        made = await asyncio.gather(*(asyncio.to_thread(FileKeys, path) for _ in range(8)))
+        made = await asyncio.gather(*(asyncio.to_thread(FileKeys(path).make) for _ in range(8)))
         assert len({await keys.current() for keys in made}) == 1
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
         assert os.listdir(path.parent) == ["kek.json"]
 
     async def test_a_new_key_reaches_who_has_read_the_old_one(self, tmp_path: Path) -> None:
-        here, there = (FileKeys(tmp_path / "kek.json") for _ in range(2))
+        here, there = (FileKeys(tmp_path / "kek.json").make() for _ in range(2))
         sealed = await Envelope(here).seal(b"value", "x")
-        there.put(there.ring().with_new())
+        there.change(Ring.with_new)
         assert await here.current() == await there.current() != Sealed.decode(sealed).wrapped.kek
         assert await Envelope(here).open(sealed, "x") == b"value"
         moved = await Envelope(here).rewrap(sealed, "x")
         assert moved is not None
-        there.put(there.ring().without({Sealed.decode(sealed).wrapped.kek}))
+        there.change(lambda ring: ring.without({Sealed.decode(sealed).wrapped.kek}))
         assert await Envelope(here).open(moved, "x") == b"value"
         with pytest.raises(Damaged):
             await Envelope(here).open(sealed, "x")
@@ -130,6 +143,32 @@ class TestFile:
         path.write_text(text)
         with pytest.raises(InternalError, match=r"kek\.json is missing or damaged"):
             await FileKeys(path).current()
+
+    async def test_keys_that_are_made_at_once_are_all_kept(self, tmp_path: Path) -> None:
+        path = tmp_path / "kek.json"
+        first = await FileKeys(path).make().current()
+        made = await asyncio.gather(
+            *(asyncio.to_thread(FileKeys(path).change, Ring.with_new) for _ in range(8))
+        )
+        assert set(FileKeys(path).ring().keys) == {first, *(ring.current for ring in made)}
+        assert len(FileKeys(path).ring().keys) == 9
+
+    async def test_no_new_key_in_place_of_one_that_is_lost(self, tmp_path: Path) -> None:
+        keys, count = FileKeys(tmp_path / "kek.json"), 1
+
+        async def sealed() -> int:
+            return count
+
+        with pytest.raises(InternalError, match=r"kek\.json is missing, and 1 values are sealed: restore it"):
+            await prepare(keys, sealed)
+        with pytest.raises(InternalError, match="restore it"):
+            await keys.current()
+        assert not keys.path.exists()
+        count = 0
+        await prepare(keys, sealed)
+        name, count = await keys.current(), 1
+        await prepare(keys, sealed)
+        assert await keys.current() == name
 
 
 class TestEnvironment:
@@ -164,6 +203,13 @@ class TestKms:
         server.token = "another"
         with pytest.raises(Unavailable, match="The KMS answered 403"):
             await Envelope(keys).seal(b"value", "x")
+        server.token, server.broken = "s.token", 400
+        with pytest.raises(Unavailable, match="The KMS answered 400"):
+            await Envelope(keys).seal(b"value", "x")
+        server.broken = 200
+        for ask in (Envelope(keys).seal(b"value", "x"), keys.current(), keys.unwrap(Wrapped("a", b"b"), b"")):
+            with pytest.raises(Unavailable, match="what is no answer"):
+                await ask
         with pytest.raises(Unavailable, match="cannot be asked"):
             await TransitKeys("http://127.0.0.1:1", "codexos", tmp_path / "token").current()
 

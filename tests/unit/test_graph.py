@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from kernel.agents import graph
 from kernel.agents.flow import Flow
 from kernel.agents.graph import ON_ERROR
-from kernel.agents.secrets import SecretNames, credentials_of, mentions_secrets
+from kernel.agents.secrets import SecretNames, credentials_of, mentioned, mentions_secrets
 from kernel.errors import NodeError
 from kernel.nodes.contract import NodeType
 from tests.calls import MODELS, TYPES
@@ -436,7 +436,7 @@ def test_one_misfit_field_hides_no_other_defect() -> None:
 
 
 class TestCredentials:
-    NAMES = SecretNames({"k": "cred_1", "openai": "cred_2"})
+    NAMES = SecretNames({"k": "cred_1"}, {"cred_2"})
 
     def test_secrets_stand_only_where_they_may(self) -> None:
         http = {"url": "https://example.com/{{ secrets.K }}", "body": {"a": ["{{ secrets.k.part }}"]}}
@@ -467,4 +467,5 @@ class TestCredentials:
         flow = Flow.model_validate({"nodes": nodes, "edges": edges("entry>h", "h>l")})
         assert credentials_of(flow, self.NAMES) == {"cred_1", "cred_2"}
         assert mentions_secrets(flow)
+        assert mentioned(flow) == ({"k"}, {"cred_2"})
         assert not mentions_secrets(Flow.model_validate({"nodes": [text("a")], "edges": []}))

@@ -19,7 +19,8 @@ from kernel.knowledge.work import Block, Listed, Order
 from kernel.storage import keys
 from kernel.storage.jobs import JobLost, Lease, Room, Settled
 from kernel.storage.store import Store
-from tests.ingestion import COLLECTION, SHARD, WS, Bench, Crash, Documents, block
+from tests import ingestion
+from tests.ingestion import COLLECTION, SHARD, WS, Bench, Crash, Documents
 
 pytestmark = pytest.mark.anyio
 
@@ -135,7 +136,7 @@ class TestLeases:
 
     async def test_what_was_done_before_is_no_getting_on(self, bench: Bench) -> None:
         await bench.accept()
-        source, one = Documents({"a": "word"}), block("a")
+        source, one = Documents({"a": "word"}), ingestion.block("a")
         for lost in range(3):
             (claim,) = await bench.jobs.claim(SHARD, "d", 0, Room(9, 9, 9), 2, b"{}", 2**53)
             assert claim.lost == (0 if lost < 2 else 1), "taking it in was getting on"
@@ -210,12 +211,12 @@ class TestRun:
     async def test_a_suspect_that_was_settled_after_all_is_left_alone(self, bench: Bench) -> None:
         await bench.accept()
         (claim,) = await bench.claim()
-        order, two = bench.order(claim.lease), block("a", "b", number=3)
+        order, two = bench.order(claim.lease), ingestion.block("a", "b", number=3)
         assert [part.number for part in await taken_apart(bench.jobs, order, two, 8)] == [8, 9]
         assert await bench.jobs.withdraw(claim.lease, 3), "the answer may have been lost"
         source = bench.order(claim.lease, Documents({"a": "one", "b": "two"}))
-        await ingest_batch(bench.tools, source, block("a", "b", number=4))
-        assert await taken_apart(bench.jobs, order, block("a", "b", number=4), 10) == []
+        await ingest_batch(bench.tools, source, ingestion.block("a", "b", number=4))
+        assert await taken_apart(bench.jobs, order, ingestion.block("a", "b", number=4), 10) == []
         await ingest_batch(bench.tools, source, two)
         assert (await bench.counts(claim.lease.job_id))["done"] == 2, "what was withdrawn counts no more"
         (again,) = await bench.claim("d2", lost=True)

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from kernel.errors import CodexError
-from kernel.outbound import BlockedAddress, Egress, read_body
+from kernel.outbound import BlockedAddress, Egress, Lookups, read_body
 from tests.web import Exchange, serve
 
 pytestmark = pytest.mark.anyio
@@ -282,6 +282,45 @@ async def test_a_slow_resolver_is_given_up(monkeypatch: pytest.MonkeyPatch) -> N
     async with Egress(resolve=slow).client() as client:
         with pytest.raises(httpx2.ConnectTimeout):
             await client.get("http://name.example")
+
+
+async def test_a_name_is_looked_up_once_at_a_time() -> None:
+    asked, go = 0, anyio.Event()
+
+    async def count(host: str, port: int) -> list[str]:
+        nonlocal asked
+        asked += 1
+        await go.wait()
+        return ["93.184.215.14"]
+
+    egress = Egress(resolve=count)
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(egress.addresses, "a.example", 443)
+        await anyio.wait_all_tasks_blocked()
+        go.set()
+    assert asked == 1
+    await egress.addresses("a.example", 443)
+    assert asked == 2, "nothing is remembered"
+
+
+async def test_slow_names_do_not_hold_up_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two places one is held by a name that nobody waits for any more; with none left others are given up."""
+
+    async def resolve(host: str, port: int) -> list[str]:
+        if host.startswith("slow"):
+            await anyio.sleep_forever()
+        return ["93.184.215.14"]
+
+    monkeypatch.setattr("kernel.outbound.RESOLVE_S", 0.02)
+    lookups = Lookups(resolve, places=2)
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            await lookups.addresses("slow.example", 443)
+    assert await lookups.addresses("a.example", 443) == ["93.184.215.14"]
+    for host in ("slow2.example", "a.example"):
+        with pytest.raises(TimeoutError):
+            await lookups.addresses(host, 443)
 
 
 @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])

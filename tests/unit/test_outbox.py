@@ -6,16 +6,18 @@ import orjson
 import pytest
 
 from kernel.clock import ManualClock
-from kernel.errors import Conflict, NotFound
+from kernel.errors import Conflict, NotFound, Unavailable
 from kernel.ids import is_id, new_id
 from kernel.storage import keys
-from kernel.storage.outbox import MAX_PENDING, Row
+from kernel.storage.outbox import MAX_PENDING, PAUSE_MS, Places, Row
 from kernel.storage.store import Store
+from kernel.storage.webhooks import SIGNING
 from tests.webhooks import NEXT, PAGE, SHARD, URL, WS, Post
 
 pytestmark = pytest.mark.anyio
 
 DAY_MS = 86_400_000
+PLACES = Places(10, 10, 10, 10)
 
 
 @pytest.fixture
@@ -80,6 +82,48 @@ class TestFanOut:
         assert delivery["attempts"][0]["error"] == "queue_full"
         assert delivery["due"] is None
 
+    async def test_what_waits_for_a_workspace_is_bounded_in_bytes(self, post: Post) -> None:
+        webhook, other = await post.endpoint(), await post.endpoint(ws=NEXT)
+        waiting = keys.key("webhooks_waiting", WS)
+        (first,) = await post.told()
+        assert int(await post.store.call("GET", waiting)) == len("agent.created") + 2048
+        await post.store.call("INCRBY", waiting, 64 << 20)
+        (event_id,) = await post.told()
+        (dead,) = await post.deliveries(webhook, "dead")
+        assert (dead["id"], dead["attempts"][0]["error"]) == (event_id, "queue_full")
+        with pytest.raises(Conflict, match="too many"):
+            await post.webhooks.redeliver(WS, webhook, event_id, post.now, "", "")
+        await post.told(ws=NEXT)
+        assert len(await post.deliveries(other, "pending", NEXT)) == 1
+        await post.store.call("DECRBY", waiting, 64 << 20)
+        await post.end(next(one for one in await post.take() if one.event_id == first))
+        assert await post.store.call("EXISTS", waiting) == 0
+
+    async def test_of_those_that_nobody_waits_for_the_newest_are_kept(self, post: Post) -> None:
+        await post.endpoint()
+        ended = keys.key("messages_ended", WS)
+        fill = "for i = 1, 2000 do redis.call('ZADD', KEYS[1], 0, 'evt_0' .. i) end"
+        await post.store.call("EVAL", fill, 1, ended)
+        (event_id,) = await post.told()
+        assert await post.store.call("ZSCORE", ended, event_id) is None
+        await post.end((await post.take())[0])
+        assert await post.store.call("ZCARD", ended) == 2000
+        assert await post.store.call("ZSCORE", ended, event_id) == b"0"
+        assert len(await post.kept()) == 1
+
+    async def test_while_the_store_is_full_rows_stay(self, post: Post) -> None:
+        webhook = await post.endpoint()
+        await post.tell()
+        await post.store.call("CONFIG", "SET", "maxmemory", "1mb")
+        try:
+            with pytest.raises(Unavailable):
+                await post.fan()
+        finally:
+            await post.store.call("CONFIG", "SET", "maxmemory", "0")
+        assert await post.deliveries(webhook) == []
+        (event_id,) = await post.fan()
+        assert [one["id"] for one in await post.deliveries(webhook)] == [event_id]
+
 
 class TestTaking:
     async def test_what_is_due_is_taken_once_with_all_it_needs(self, post: Post) -> None:
@@ -106,10 +150,12 @@ class TestTaking:
         first = await post.take(each=3)
         for flight in first:
             await post.end(flight, "retry", retry_at=post.now + 5000)
+        assert await post.take(each=3) == []
+        post.clock.advance(5000)
         (probe,) = await post.take(each=3)
         assert await post.take(each=3) == []
         await post.end(probe)
-        assert len(await post.take(each=3)) == 2
+        assert len(await post.take(each=3)) == 3
 
     async def test_a_dead_receiver_does_not_stand_in_the_way(self, post: Post) -> None:
         """It has all it may have in flight; the other's later event leaves at once."""
@@ -128,6 +174,37 @@ class TestTaking:
         assert len(await post.take(room=3)) == 3
         assert await post.take(room=0) == []
         assert len(await post.take()) == 5
+
+    async def test_a_workspace_has_so_many_and_no_more(self, post: Post) -> None:
+        """What it has elsewhere counts; the others' events leave meanwhile, and its own as soon as it has places."""
+        for _ in range(3):
+            await post.endpoint()
+        await post.told(count=5)
+        other = await post.endpoint(ws=NEXT)
+        first = await post.take(most=6, flying={WS: 2})
+        assert len(first) == 4
+        await post.told(ws=NEXT)
+        (flight,) = await post.take(most=6, flying={WS: 6})
+        assert flight.webhook_id == other
+        await post.end(first[0])
+        assert len(await post.take(most=6, flying={WS: 5})) == 1
+        assert await post.take(most=6) == []
+        post.clock.advance(1_000)
+        assert len(await post.take(most=100)) == 10
+
+    async def test_those_that_fail_have_places_of_their_own(self, post: Post) -> None:
+        weak = await post.endpoint("agent.created")
+        await post.told()
+        await post.end((await post.take())[0], "retry", retry_at=post.now + PAUSE_MS)
+        post.clock.advance(PAUSE_MS)
+        sound = await post.endpoint("agent.updated")
+        await post.told("agent.updated")
+        (flight,) = await post.take(failing=0)
+        assert (flight.webhook_id, flight.failing) == (sound, False)
+        assert await post.take(most=2, flying={WS: 1}) == [], "half of its places are taken"
+        post.clock.advance(1_000)
+        (flight,) = await post.take(most=4, flying={WS: 1})
+        assert (flight.webhook_id, flight.failing) == (weak, True)
 
     async def test_what_is_not_due_waits(self, post: Post) -> None:
         await post.endpoint()
@@ -247,6 +324,7 @@ class TestOutcomes:
         webhook = await post.endpoint()
         (dead,) = await post.told()
         await post.end((await post.take())[0], "dead")
+        post.clock.advance(PAUSE_MS)
         ids = await post.told(count=1003)
         while flights := await post.take(each=200, room=200):
             for flight in flights:
@@ -354,17 +432,41 @@ class TestUrlsOfExecutions:
         assert await post.webhooks.signing(WS, b"other") == b"own"
         return post
 
-    @pytest.mark.parametrize("verdict", ["delivered", "dead", "gone"])
-    async def test_it_is_told_and_forgotten(self, signed: Post, verdict: str) -> None:
+    async def test_it_is_told_and_forgotten(self, signed: Post) -> None:
         before = set(await signed.store.call("KEYS", "*"))
         await signed.end_of(new_id("exec"))
         (event_id,) = await signed.fan()
         (flight,) = await signed.take()
         assert (flight.event_id, flight.url) == (event_id, "https://own.example.com")
-        assert (flight.sealed, flight.signer) == (b"own", "signing")
-        assert await signed.end(flight, verdict) == []
+        assert (flight.sealed, flight.webhook_id) == (b"own", "signing")
+        assert await signed.end(flight) == []
         left = set(await signed.store.call("KEYS", "*")) - before
         assert left == {keys.shard_key("outbox", SHARD).encode()}
+
+    @pytest.mark.parametrize("verdict", ["dead", "gone"])
+    async def test_what_is_dead_is_listed(self, signed: Post, verdict: str) -> None:
+        """And other URLs are told all the same."""
+        execution = new_id("exec")
+        await signed.end_of(execution)
+        (event_id,) = await signed.fan()
+        (flight,) = await signed.take()
+        assert await signed.end(flight, verdict) == []
+        (dead,) = await signed.deliveries(SIGNING, "dead")
+        assert (dead["id"], dead["execution_id"], dead["url"]) == (event_id, execution, flight.url)
+        await signed.end_of(new_id("exec"), "https://another.example.com")
+        await signed.fan()
+        (flight,) = await signed.take()
+        assert (flight.url, flight.failing) == ("https://another.example.com", True)
+
+    async def test_all_urls_together_have_the_places_of_one_endpoint(self, signed: Post) -> None:
+        for number in range(20):
+            await signed.end_of(new_id("exec"), f"https://own{number}.example.com")
+        await signed.fan()
+        flights = await signed.take()
+        assert len({flight.url for flight in flights}) == len(flights) == 8
+        for flight in flights:
+            await signed.end(flight, "dead")
+        assert len(await signed.take()) == 4
 
     async def test_it_is_tried_again(self, signed: Post) -> None:
         await signed.end_of(new_id("exec"))
@@ -379,7 +481,7 @@ class TestUrlsOfExecutions:
         await signed.end_of(new_id("exec"))
         await signed.fan()
         (flight,) = await signed.take()
-        assert await signed.webhooks.read(WS, flight.webhook_id) is None
+        assert flight.webhook_id == SIGNING
         assert (await signed.webhooks.page(WS, PAGE)) == (0, [])
 
     async def test_endpoints_get_the_same_event(self, signed: Post) -> None:
@@ -390,7 +492,7 @@ class TestUrlsOfExecutions:
         assert (own.event_id, own.body) == (other.event_id, other.body)
         await signed.end(own)
         assert len(await signed.kept()) == 1
-        assert (other.signer, other.sealed) == (webhook, b"sealed")
+        assert (other.webhook_id, other.sealed) == (webhook, b"sealed")
 
     async def test_a_body_that_is_gone_ends_it(self, signed: Post) -> None:
         await signed.end_of(new_id("exec"))
@@ -408,7 +510,7 @@ class TestCouriers:
         (row,) = await post.outbox.rows(SHARD, 1)
         assert await post.outbox.hold(SHARD, "c2", 60_000, post.now) is None
         assert not await post.outbox.fan("c2", row, b"{}", post.now)
-        assert await post.outbox.take(SHARD, "c2", post.now, 10, 10) is None
+        assert await post.outbox.take(SHARD, "c2", post.now, PLACES, {}) is None
         assert await post.outbox.done(SHARD, "c2", [], post.now) is None
         assert len(await post.take()) == 1
         assert len(await post.outbox.rows(SHARD, 10)) == 1
@@ -421,7 +523,7 @@ class TestCouriers:
         hold = await post.outbox.hold(SHARD, "c2", 60_000, post.now)
         assert hold is not None
         assert hold.next_due == post.now
-        assert await post.outbox.take(SHARD, "c1", post.now, 10, 10) is None
+        assert await post.outbox.take(SHARD, "c1", post.now, PLACES, {}) is None
         assert await post.take(name="c2") == [flight]
 
     async def test_holding_on_disturbs_nothing(self, post: Post) -> None:

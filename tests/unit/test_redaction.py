@@ -1,7 +1,9 @@
 """Whatever form a secret takes, a mark stands in its place; what is no secret stays as it is."""
 
 import base64
+import html
 import json
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -12,7 +14,8 @@ from hypothesis import strategies as st
 
 from kernel.redaction import MARK, Redactor, Speech
 
-SECRET = 'p@ss/wörd+"%&\n2'
+SECRET = "p@ss/wörd😀+\"%&<'>\n2"
+PEM = "-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC\nAbCdEfGh\n-----END PRIVATE KEY-----\n"
 
 
 def knowing(*values: Any) -> Redactor:
@@ -27,6 +30,12 @@ def knowing(*values: Any) -> Redactor:
     [
         SECRET,
         quote(SECRET),
+        re.sub("%..", lambda found: found[0].lower(), quote(SECRET, safe="")),
+        html.escape(SECRET),
+        html.escape(SECRET, quote=False),
+        html.escape(SECRET).replace("&quot;", "&#34;").replace("&#x27;", "&#39;"),
+        json.dumps(SECRET).replace("/", "\\/"),
+        json.dumps(SECRET, ensure_ascii=False).replace("/", "\\/"),
         quote(SECRET, safe=""),
         json.dumps(SECRET),
         orjson.dumps({"a": SECRET}).decode(),
@@ -47,9 +56,18 @@ def test_usual_forms(shown: str) -> None:
 
 
 def test_any_json_and_its_keys() -> None:
-    redactor = knowing({"user": "someone", "password": "hunter2-hunter2", "port": 5432})
-    told = redactor.value({"hunter2-hunter2": ["x hunter2-hunter2", 5432, None], "a": {"b": "someone"}})
-    assert told == {MARK: [f"x {MARK}", 5432, None], "a": {"b": MARK}}
+    redactor = knowing({"user": "someone", "password": "hunter2-hunter2", "port": 543})
+    told = redactor.value({"hunter2-hunter2": ["x hunter2-hunter2", 543, None], "a": {"b": "someone"}})
+    assert told == {MARK: [f"x {MARK}", 543, None], "a": {"b": MARK}}
+
+
+def test_numbers() -> None:
+    redactor = knowing({"pin": 90210, "rate": 12.375, "flag": True, "few": 123, "text": "77001"})
+    for told in (90210, 90210.0, 12.375, 77001):
+        assert redactor.value([told]) == [MARK]
+    for other in (90211, 123, True, 902100, 0.5, None):
+        assert redactor.value([other]) == [other]
+    assert redactor.text("pin 90210, rate 12.375") == f"pin {MARK}, rate {MARK}"
 
 
 def test_nothing_known_changes_nothing() -> None:
@@ -75,6 +93,35 @@ def test_pieces_never_say_it(before: str, after: str, cuts: list[int]) -> None:
         at += cut
     said += speech.say(text[at:]) + speech.rest()
     assert said == (before + secret + after).replace(secret, MARK)
+
+
+@pytest.mark.parametrize(
+    ("secret", "text"),
+    [
+        ({"user": "admin", "password": "admin123secret"}, '{"user":"admin","password":"admin123secret"}'),
+        (PEM, f"The key is {PEM}."),
+        ({"a": 1234, "b": 123456}, "1234, 123456 and 12345"),
+    ],
+)
+def test_a_longer_one_that_begins_alike(secret: Any, text: str) -> None:
+    speech = Speech(knowing(secret))
+    said = "".join(map(speech.say, text)) + speech.rest()
+    assert said == knowing(secret).text(text)
+    for left in ("123secret", "AbCdEfGh", "56"):
+        assert left not in said
+
+
+few = st.text("ab/", max_size=8)
+
+
+@given(st.lists(few, max_size=5), st.text("ab/", max_size=60), st.lists(st.integers(1, 9), max_size=40))
+def test_however_it_is_cut_it_is_said_alike(secrets: list[str], text: str, cuts: list[int]) -> None:
+    redactor, said, at = knowing(*secrets), "", 0
+    speech = Speech(redactor)
+    for cut in cuts:
+        said += speech.say(text[at : at + cut])
+        at += cut
+    assert said + speech.say(text[at:]) + speech.rest() == redactor.text(text)
 
 
 def test_pieces_do_not_wait_without_need() -> None:

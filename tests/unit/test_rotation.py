@@ -11,7 +11,7 @@ from kernel.sealing import Envelope
 from kernel.storage import keys
 from kernel.storage.sealed import SealedStore
 from kernel.storage.store import Store
-from kernel.vault.custody import FileKeys
+from kernel.vault.custody import FileKeys, Ring
 from kernel.vault.rotation import Progress, Rotation
 
 pytestmark = pytest.mark.anyio
@@ -21,7 +21,7 @@ KINDS = {"cred": "credential", "wh": "webhook"}
 
 class Shelf:
     def __init__(self, store: Store, folder: Path):
-        self.store, self.keys = store, FileKeys(folder / "kek.json")
+        self.store, self.keys = store, FileKeys(folder / "kek.json").make()
         self.envelope = Envelope(self.keys)
         self.rotation = Rotation(SealedStore(store), self.envelope)
         self.told: list[Progress] = []
@@ -54,7 +54,7 @@ def shelf(store: Store, tmp_path: Path) -> Shelf:
 async def test_all_of_it_while_everybody_reads_and_some_write(shelf: Shelf) -> None:
     made = await shelf.fill(300)
     old = await shelf.keys.current()
-    shelf.keys.put(shelf.keys.ring().with_new())
+    shelf.keys.change(Ring.with_new)
     done = asyncio.Event()
 
     async def reads() -> int:
@@ -79,7 +79,7 @@ async def test_all_of_it_while_everybody_reads_and_some_write(shelf: Shelf) -> N
     assert (last.moved, last.damaged, last.total) == (0, 0, 300)
     assert max(one.moved for one in shelf.told) > 200
     assert set(await shelf.rotation.counts()) == {await shelf.keys.current()} != {old}
-    shelf.keys.put(shelf.keys.ring().without({old}))
+    shelf.keys.change(lambda ring: ring.without({old}))
     for one in made:
         assert await shelf.read(*one) == orjson.dumps(one[2])
 
@@ -89,7 +89,7 @@ async def test_what_does_not_open_is_counted_and_left(shelf: Shelf) -> None:
     name = keys.key(KINDS[kind], ws, id=one)
     sealed = await shelf.store.call("HGET", name, "sealed")
     await shelf.store.call("HSET", name, "sealed", sealed[:-20])
-    shelf.keys.put(shelf.keys.ring().with_new())
+    shelf.keys.change(Ring.with_new)
     done = await shelf.rotation.run(shelf.told.append)
     assert (done.damaged, done.moved) == (1, 0)
     assert await shelf.store.call("HGET", name, "sealed") == sealed[:-20]
@@ -98,5 +98,5 @@ async def test_what_does_not_open_is_counted_and_left(shelf: Shelf) -> None:
 async def test_what_is_gone_is_no_trouble(shelf: Shelf) -> None:
     (kind, ws, one), *_ = await shelf.fill(3)
     await shelf.store.call("DEL", keys.key(KINDS[kind], ws, id=one))
-    shelf.keys.put(shelf.keys.ring().with_new())
+    shelf.keys.change(Ring.with_new)
     assert (await shelf.rotation.run(shelf.told.append)).looked == 2

@@ -8,14 +8,14 @@ import orjson
 import pytest
 
 from kernel.clock import ManualClock, rfc3339
-from kernel.errors import NotFound, ProviderError
+from kernel.errors import NotFound, ProviderError, Unavailable
 from kernel.ids import new_id
 from kernel.outbound import Egress
 from kernel.sealing import Envelope
 from kernel.storage.store import Store
-from kernel.storage.vault import VaultStore
+from kernel.storage.vault import Listed, VaultStore
 from kernel.vault.custody import FileKeys
-from kernel.vault.oauth import Renewal
+from kernel.vault.oauth import MAX_LIFE_S, Renewal
 from kernel.vault.record import Item
 from kernel.vault.secrets import Secrets
 from tests.web import Exchange, Web, serve
@@ -30,7 +30,7 @@ class Desk:
 
     def __init__(self, store: Store, clock: ManualClock, folder: Any):
         self.store, self.clock = VaultStore(store), clock
-        self.envelope = Envelope(FileKeys(folder / "kek.json"))
+        self.envelope = Envelope(FileKeys(folder / "kek.json").make())
         self.slept: list[float] = []
         renewal = Renewal(self.store, self.envelope, Egress(("127.0.0.0/8",)), clock, self.sleep)
         self.secrets = Secrets(self.store, self.envelope, renewal, "production")
@@ -65,7 +65,10 @@ async def test_by_name_in_any_case_and_by_id(desk: Desk) -> None:
     parts = await desk.put("db", {"user": "u", "password": "p", "port": 5}, "custom")
     assert await desk.secrets.named(WS, "my KEY") == "sk-1"
     assert await desk.secrets.named(WS, "db") == {"user": "u", "password": "p", "port": 5}
-    assert await desk.secrets.names(WS) == {"my key": plain, "db": parts}
+    gone = new_id("cred")
+    known = await desk.secrets.known(WS, ["my key", "db", "x"], [plain, gone, "cred_1", "*"])
+    assert known == ({"my key": plain, "db": parts}, {plain})
+    assert await desk.secrets.known(WS, ["x"], []) == ({}, frozenset())
     assert await desk.secrets.fields(WS, plain) == {"value": "sk-1"}
     assert await desk.secrets.fields(WS, parts) == {"user": "u", "password": "p"}
     assert (await desk.secrets.key(WS, plain), await desk.secrets.key(WS, parts)) == ("sk-1", "p")
@@ -88,6 +91,14 @@ async def test_the_key_of_a_provider(desk: Desk) -> None:
     await desk.put("OpenAI", "sk-named", environment="production")
     assert await desk.secrets.provider_key(WS, "openai") == "sk-named"
     assert await desk.secrets.provider_key(WS, "anthropic") is None
+    assert await desk.secrets.has_key(WS, "openAI")
+
+
+async def test_the_newest_of_those_that_are_tagged(desk: Desk) -> None:
+    for number in range(3):
+        await desk.put(f"k{number}", f"sk-{number}", tags=["openai"])
+    await desk.put("openai", "sk-staging", environment="staging")
+    assert await desk.secrets.provider_key(WS, "openai") == "sk-2"
 
 
 class TestRenewal:
@@ -135,6 +146,73 @@ class TestRenewal:
             with pytest.raises(ProviderError, match="was not renewed") as refused:
                 await desk.secrets.value(WS, credential)
             assert "r1" not in str(refused.value)
+
+    async def test_one_that_failed_is_not_asked_again_at_once(self, desk: Desk) -> None:
+        async with serve(lambda exchange: exchange.answer(503)) as web:
+            credential = await self.offer(desk, web)
+            for _ in range(3):
+                assert await desk.secrets.key(WS, credential) == "old"
+            assert len(web.exchanges) == 1
+            desk.clock.advance(10_000)
+            assert await desk.secrets.key(WS, credential) == "old"
+            assert len(web.exchanges) == 2
+
+    async def test_one_that_never_ends(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("kernel.vault.oauth.ANSWER_WITHIN_S", 0.02)
+        done = asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            await done.wait()
+
+        async with serve(answer) as web:
+            credential = await self.offer(desk, web, access_token="")
+            with pytest.raises(ProviderError, match="took longer than"):
+                await desk.secrets.value(WS, credential)
+            done.set()
+
+    async def test_who_is_cancelled_loses_no_refresh_token(self, desk: Desk) -> None:
+        asked, go_on = asyncio.Event(), asyncio.Event()
+
+        async def answer(exchange: Exchange) -> None:
+            asked.set()
+            await go_on.wait()
+            await exchange.answer(200, b'{"access_token": "new", "refresh_token": "r2", "expires_in": 1e300}')
+
+        async with serve(answer) as web:
+            credential = await self.offer(desk, web)
+            call = asyncio.create_task(desk.secrets.value(WS, credential))
+            await asked.wait()
+            call.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await call
+            go_on.set()
+            await desk.secrets.aclose()
+            value = await desk.secrets.value(WS, credential)
+            assert (value["access_token"], value["refresh_token"], len(web.exchanges)) == ("new", "r2", 1)
+            assert value["expires_at"] == rfc3339(desk.clock.now_ms() + MAX_LIFE_S * 1000)
+
+    async def test_it_is_kept_when_the_store_was_away_and_somebody_edits(
+        self, desk: Desk, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        put, tries = desk.store.put_version, 0
+
+        async def unsteady(ws: str, was: Listed, *new: Any) -> bool:
+            nonlocal tries
+            tries += 1
+            if tries < 3:
+                raise Unavailable("away")
+            if tries == 3:
+                draft = Item.of(was).model_copy(update={"description": "edited"}).draft()
+                assert await desk.store.update(ws, was, draft, draft, "") == "ok"
+            return await put(ws, was, *new)
+
+        monkeypatch.setattr(desk.store, "put_version", unsteady)
+        async with serve(lambda exchange: exchange.answer(200, b'{"access_token": "new"}')) as web:
+            credential = await self.offer(desk, web)
+            assert await desk.secrets.key(WS, credential) == "new"
+        stored = await desk.store.read(WS, credential)
+        assert stored is not None
+        assert (stored.version, stored.revision, Item.of(stored).description, tries) == (2, 2, "edited", 4)
 
     async def test_an_address_that_may_not_be_reached(self, desk: Desk) -> None:
         async with serve(lambda exchange: exchange.answer(200)) as web:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 from base64 import b64encode
 from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from kernel.ids import new_id
@@ -486,10 +487,8 @@ async def test_what_a_killed_process_has_left_is_swept(
     makes = "import os; from kernel.knowledge.sources.scratch import made_for; x = type('X', (), {})()\n"
     makes += "print(made_for(x), flush=True); os.kill(os.getpid(), 9)"
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    killed = subprocess.run(
-        [sys.executable, "-c", makes], capture_output=True, text=True, env=environment, check=False
-    )
-    left, fresh = Path(killed.stdout.strip()), tmp_path / "codexos-git-fresh"
+    killed = await anyio.run_process([sys.executable, "-c", makes], env=environment, check=False)
+    left, fresh = Path(killed.stdout.decode().strip()), tmp_path / "codexos-git-fresh"
     (left / "pack").write_bytes(b"x")
     fresh.mkdir()
     source = opened(around, type="github", location=REPOSITORY)
@@ -499,6 +498,26 @@ async def test_what_a_killed_process_has_left_is_swept(
         os.utime(folder, (0, 0))
     scratch.sweep()
     assert [folder.exists() for folder in (left, fresh, used)] == [False, True, True]
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})])
+async def test_a_program_that_ends_before_it_is_told_anything(
+    anyio_backend: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """On the event loop that actors have, to which this is an error."""
+    real = program.running
+
+    @asynccontextmanager
+    async def late(*args: Any) -> AsyncGenerator[Any]:
+        async with real(*args) as command:
+            await command.process.wait()
+            while not command.stdin.is_closing():  # noqa: ASYNC110  # the loop tells nobody
+                await asyncio.sleep(0)
+            yield command
+
+    monkeypatch.setattr(program, "running", late)
+    await program.Git(tmp_path, Egress()).begin()
+    assert (tmp_path / "HEAD").exists()
 
 
 async def test_giving_up_ends_the_program(around: Surroundings) -> None:

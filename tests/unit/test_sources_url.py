@@ -224,7 +224,7 @@ class TestAddresses:
     @pytest.mark.parametrize("url", REFUSED)
     @pytest.mark.parametrize("way", ["link", "robots", "named", "index", "page", "sitemap"])
     async def test_by_what_a_site_says(self, way: str, url: str) -> None:
-        """A link, where robots.txt has moved, a sitemap named there or in an index, a page in one, where one has moved."""
+        """A link; a sitemap that robots.txt or an index names, a page in one; where robots.txt or one has moved to."""
         around, looked_up = alone()
         target = url.encode().decode("latin-1")
         files: dict[str, Page] = {

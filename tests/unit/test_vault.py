@@ -25,7 +25,7 @@ from kernel.sealing import Damaged
 from kernel.storage import keys
 from kernel.storage.store import Store
 from kernel.vault.record import CredentialCreate, CredentialPatch, Item, Rotation
-from kernel.vault.values import MAX_BYTES, checked
+from kernel.vault.values import LAST_MS, MAX_BYTES, checked
 from kernel.vault.vault import Wanted
 from tests.vault import SECRET, Safe
 
@@ -75,6 +75,12 @@ class TestValues:
             ("oauth2", {"token_url": "https://auth.example.com", "client_id": "CANARY"}, "value"),
             ("oauth2", OAUTH | {"token_url": "http://127.0.0.1/CANARY"}, "value.token_url"),
             ("oauth2", {"access_token": "CANARY", "expires_at": "CANARY"}, "value.expires_at"),
+            (
+                "oauth2",
+                {"access_token": "CANARY", "expires_at": "9999-12-31T23:59:59-01:00"},
+                "value.expires_at",
+            ),
+            ("oauth2", {"access_token": "CANARY", "expires_at": "1969-12-31T23:59:59Z"}, "value.expires_at"),
             ("oauth2", {"access_token": {"CANARY": 1}}, "value.access_token"),
             ("certificate", "-----BEGIN CERTIFICATE-----\nCANARY\n-----END CERTIFICATE-----", "value"),
             ("certificate", {"certificate": "-----BEGIN CANARY-----"}, "value.certificate"),
@@ -159,7 +165,10 @@ class TestLife:
             await safe.vault.patch(safe.act, other, CredentialPatch(name="STRAßE"), None)
         renamed = await safe.vault.patch(safe.act, made, CredentialPatch(name="STRAßE"), None)
         assert Item.of(renamed).name == "STRAßE"
-        assert await safe.store.names(safe.ws) == {"straße": made, "other": other}
+        assert await safe.store.known(safe.ws, ["straße", "other", "key"], []) == (
+            {"straße": made, "other": other},
+            frozenset(),
+        )
         assert await safe.store.id_of(safe.ws, "StraßE") == made
 
     async def test_twins_at_once(self, safe: Safe) -> None:
@@ -183,7 +192,9 @@ class TestLife:
             page = await safe.vault.list(safe.act, wanted, PageQuery())
             ids = [item["id"] for item in page.items]
             assert (ids, page.total) == (sorted(found, reverse=True), len(found)), wanted
-        assert await safe.store.tagged(safe.ws, "openai") == [first]
+        of_provider = await safe.store.of_provider(safe.ws, "OpenAI", "production")
+        assert of_provider is not None
+        assert of_provider.id == first
 
     @pytest.mark.parametrize("search", [None, "key"])
     async def test_pages(self, safe: Safe, search: str | None) -> None:
@@ -308,7 +319,10 @@ class TestUse:
         await safe.vault.patch(safe.act, used, CredentialPatch(name="KEY", tags=["x"]), None)
         await store.call("SREM", keys.key("credential_users", safe.ws, id=used), "agent agent_1")
         await safe.vault.patch(safe.act, used, CredentialPatch(name="Other"), None)
-        assert await safe.store.names(safe.ws) == {"other": used}
+        assert await safe.store.known(safe.ws, ["straße", "other", "key"], []) == (
+            {"other": used},
+            frozenset(),
+        )
 
 
 class TestRenewal:
@@ -316,13 +330,29 @@ class TestRenewal:
         made = await safe.kept(tags=["x"])
         stored = await safe.store.read(safe.ws, made)
         assert stored is not None
-        item = Item.of(stored).model_copy(update={"expires_at": 5, "tags": ["never"], "name": "never"})
+        item = Item.of(stored).model_copy(update={"expires_at": LAST_MS})
         sealed = await safe.envelope.seal(orjson.dumps("next"), safe.ws, made, "2")
-        assert await safe.store.put_version(safe.ws, made, 1, item.encode(), sealed, "")
-        assert not await safe.store.put_version(safe.ws, made, 1, item.encode(), sealed, "")
+        assert await safe.store.put_version(safe.ws, stored, item.encode(), sealed, "")
+        assert not await safe.store.put_version(safe.ws, stored, item.encode(), sealed, "")
         assert await safe.read(made, await safe.token()) == "next"
+        now = await safe.vault.get(safe.act, made)
+        assert (now.version, now.revision, Item.of(now)) == (2, stored.revision, item), (
+            "nobody is told of a renewal"
+        )
+        assert safe.vault.shown(now)["expires_at"] == "9999-12-31T23:59:59.999Z"
+
+    async def test_nobody_writes_over_the_other(self, safe: Safe) -> None:
+        made = await safe.kept()
+        stored = await safe.store.read(safe.ws, made)
+        assert stored is not None
+        before = Item.of(stored).draft()
+        sealed = await safe.envelope.seal(orjson.dumps("next"), safe.ws, made, "2")
+        item = Item.of(stored).model_copy(update={"expires_at": 5})
+        assert await safe.store.put_version(safe.ws, stored, item.encode(), sealed, "")
+        assert await safe.store.update(safe.ws, stored, before, before, "") == "moved"
+        await safe.vault.patch(safe.act, made, CredentialPatch(tags=["x"]), stored.etag)
         now = Item.of(await safe.vault.get(safe.act, made))
-        assert (now.expires_at, now.tags, now.name) == (5, ["x"], "Key")
+        assert (now.expires_at, now.tags) == (5, ["x"])
 
     async def test_one_at_a_time(self, safe: Safe) -> None:
         made = new_id("cred")

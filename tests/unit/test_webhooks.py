@@ -100,6 +100,11 @@ class TestBodies:
         assert ("output_link" in result) != kept
         assert (result["tokens_used"], result["cost"]) == (5, None)
 
+    async def test_so_has_an_error(self) -> None:
+        error = {"code": "NODE_ERROR", "message": "x" * 99_000, "details": {"said": "y" * 99_000}}
+        body = orjson.loads(await self.bodies(error=error).of(self.row("execution.failed", "exec_1")))
+        assert body["data"]["error"] == {"code": "NODE_ERROR", "message": "x" * 1000, "details": {}}
+
     async def test_of_one_that_is_gone(self) -> None:
         body = orjson.loads(await self.bodies().of(self.row("execution.failed", "exec_1")))
         assert body["data"] == {"execution_id": "exec_1", "agent_id": None, "status": "failed"}

@@ -52,6 +52,11 @@ class Command:
     stdout: asyncio.StreamReader
     stderr: asyncio.StreamReader
 
+    def say(self, data: bytes) -> None:
+        """Nobody may listen any more: a program can end before it is told anything."""
+        if not self.stdin.is_closing():
+            self.stdin.write(data)
+
 
 @asynccontextmanager
 async def running(

@@ -149,7 +149,7 @@ class Git:
     async def file(self, sha: str, most: int) -> bytes | None:
         """None when it has not been fetched. Raises TooLarge when it has more than `most` bytes."""
         async with running(self._folder, ("cat-file", "--batch"), {}) as command:
-            command.stdin.write(f"{sha}\n".encode())
+            command.say(f"{sha}\n".encode())
             try:
                 async with asyncio.timeout(LOCAL_S):
                     _, _, *size = (await command.stdout.readline()).split()
@@ -173,7 +173,7 @@ class Git:
         config = await self._network(remote) if remote else {}
         try:
             async with asyncio.timeout(within_s), running(self._folder, args, config, written) as command:
-                command.stdin.write(stdin)
+                command.say(stdin)
                 command.stdin.close()
                 output, said = await asyncio.gather(begin(command.stdout), begin(command.stderr))
                 if await command.process.wait():

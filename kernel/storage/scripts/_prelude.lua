@@ -763,22 +763,57 @@ local function count_wants(ws, events, sign)
   end
 end
 
--- Puts an endpoint among those with something to deliver, by the first of it, or takes it away.
+-- Puts a workspace among those with something to deliver, by the first of it, or takes it away.
+local function settle_workspace(ws)
+  local first = redis.call('ZRANGE', K.webhooks_due(ws), 0, 0, 'WITHSCORES')
+  if first[2] then redis.call('ZADD', K.due(), first[2], ws) else redis.call('ZREM', K.due(), ws) end
+end
+
+-- The same of an endpoint, and of its workspace. While it pauses after a failure, nothing of it is due.
 local function settle_due(ws, webhook)
-  local member, first = ws .. ' ' .. webhook, redis.call('ZRANGE', K.webhook_queue(ws, webhook), 0, 0, 'WITHSCORES')
-  if first[2] and redis.call('HGET', K.webhook(ws, webhook), 'state') == 'enabled' then
-    redis.call('ZADD', K.due(), first[2], member)
+  local first = redis.call('ZRANGE', K.webhook_queue(ws, webhook), 0, 0, 'WITHSCORES')
+  local found = redis.call('HMGET', K.webhook(ws, webhook), 'state', 'paused_until')
+  if first[2] and found[1] == 'enabled' then
+    local at = math.max(tonumber(first[2]), tonumber(found[2] or 0))
+    redis.call('ZADD', K.webhooks_due(ws), string.format('%.0f', at), webhook)
   else
-    redis.call('ZREM', K.due(), member)
+    redis.call('ZREM', K.webhooks_due(ws), webhook)
   end
+  settle_workspace(ws)
+end
+
+-- Puts a message among those that no delivery waits for: of these the newest 2,000 of a workspace stay.
+local function end_message(ws, id)
+  local ended = K.messages_ended(ws)
+  redis.call('ZADD', ended, 0, id)
+  while redis.call('ZCARD', ended) > 2000 do
+    local oldest = redis.call('ZRANGE', ended, 0, 0)[1]
+    redis.call('ZREM', ended, oldest)
+    redis.call('UNLINK', K.message(ws, oldest))
+  end
+end
+
+-- Counts a delivery of so many bytes among those that wait in a workspace (sign 1), or takes it away (-1).
+local function count_waiting(ws, id, size, sign)
+  local count = K.webhooks_waiting(ws)
+  if redis.call('INCRBY', count, sign * size) < 1 then redis.call('DEL', count) end
+  if redis.call('EXISTS', K.message(ws, id)) == 0 then return end
+  if redis.call('HINCRBY', K.message(ws, id), 'waiting', sign) < 1 then return end_message(ws, id) end
+  redis.call('ZREM', K.messages_ended(ws), id)
+end
+
+-- Whether no more may wait: `most` deliveries to an endpoint, or 64 MB in its workspace.
+local function is_full_of_deliveries(ws, webhook, most)
+  return redis.call('ZCARD', K.webhook_log_by(ws, webhook, 'pending')) >= tonumber(most)
+    or tonumber(redis.call('GET', K.webhooks_waiting(ws)) or 0) >= 67108864
 end
 
 -- Forgets a message once no endpoint knows it any more.
 local function leave_message(ws, id)
   local message = K.message(ws, id)
-  if redis.call('EXISTS', message) == 1 and redis.call('HINCRBY', message, 'known', -1) < 1 then
-    redis.call('DEL', message)
-  end
+  if redis.call('EXISTS', message) == 1 and redis.call('HINCRBY', message, 'known', -1) > 0 then return end
+  redis.call('DEL', message)
+  redis.call('ZREM', K.messages_ended(ws), id)
 end
 
 local function forget_delivery(ws, webhook, id, status)
@@ -790,52 +825,58 @@ end
 
 -- All that is kept of an endpoint and its deliveries.
 local function forget_webhook(ws, webhook)
+  for _, id in ipairs(redis.call('ZRANGE', K.webhook_log_by(ws, webhook, 'pending'), 0, -1)) do
+    count_waiting(ws, id, cjson.decode(redis.call('HGET', K.webhook_deliveries(ws, webhook), id)).size, -1)
+  end
   for _, id in ipairs(redis.call('ZRANGE', K.webhook_log(ws, webhook), 0, -1)) do leave_message(ws, id) end
   redis.call('UNLINK', K.webhook(ws, webhook), K.webhook_queue(ws, webhook), K.webhook_flying(ws, webhook),
     K.webhook_log(ws, webhook), K.webhook_deliveries(ws, webhook), K.webhook_log_by(ws, webhook, 'pending'),
     K.webhook_log_by(ws, webhook, 'delivered'), K.webhook_log_by(ws, webhook, 'dead'))
-  redis.call('ZREM', K.due(), ws .. ' ' .. webhook)
+  settle_due(ws, webhook)
   redis.call('SREM', K.aloft(), ws .. ' ' .. webhook)
-end
-
--- An endpoint for one event alone goes when that was delivered, or is dead.
-local function settle_once(ws, webhook)
-  if redis.call('HEXISTS', K.webhook(ws, webhook), 'once') == 0 then return end
-  if redis.call('EXISTS', K.webhook_log_by(ws, webhook, 'pending')) == 0 then forget_webhook(ws, webhook) end
 end
 
 -- Writes a delivery with its status, `was` before ('' new); of those that ended alike the newest 1,000 stay.
 local function put_delivery(ws, webhook, id, delivery, was)
-  local alike = K.webhook_log_by(ws, webhook, delivery.status)
+  local alike, waits = K.webhook_log_by(ws, webhook, delivery.status), delivery.status == 'pending'
   if was ~= '' then redis.call('ZREM', K.webhook_log_by(ws, webhook, was), id) end
   redis.call('ZADD', K.webhook_log(ws, webhook), 0, id)
   redis.call('ZADD', alike, 0, id)
   redis.call('HSET', K.webhook_deliveries(ws, webhook), id, cjson.encode(delivery))
-  if delivery.status == 'pending' then return end
+  if waits ~= (was == 'pending') then count_waiting(ws, id, delivery.size, waits and 1 or -1) end
+  if waits then return end
   redis.call('ZREM', K.webhook_queue(ws, webhook), id)
   while redis.call('ZCARD', alike) > 1000 do
     forget_delivery(ws, webhook, redis.call('ZRANGE', alike, 0, 0)[1], delivery.status)
   end
 end
 
--- A new delivery of a message to an endpoint, due now; dead at once when `most` wait there already.
-local function add_delivery(ws, webhook, id, event, now, most)
-  local delivery = {event = event, status = 'pending', created_at = now, tries = 0}
+-- A new delivery of a message to an endpoint, due now; dead at once when too many wait (`most` for the endpoint).
+-- size: bytes of its body, and 2 kB for what is kept beside it.
+local function add_delivery(ws, webhook, id, delivery, now, most)
+  delivery.created_at, delivery.tries = now, 0
+  delivery.size = redis.call('HSTRLEN', K.message(ws, id), 'body') + 2048
   redis.call('HINCRBY', K.message(ws, id), 'known', 1)
-  if redis.call('ZCARD', K.webhook_log_by(ws, webhook, 'pending')) >= most then
+  if is_full_of_deliveries(ws, webhook, most) then
     delivery.status = 'dead'
     delivery.attempts = {{at = now, duration_ms = 0, status_code = cjson.null, error = 'queue_full', body = ''}}
     return put_delivery(ws, webhook, id, delivery, '')
   end
+  delivery.status = 'pending'
   put_delivery(ws, webhook, id, delivery, '')
   redis.call('ZADD', K.webhook_queue(ws, webhook), now, id)
   settle_due(ws, webhook)
 end
 
--- The body of an event, for 7 days.
+-- The body of an event, for 7 days. It stays until `close_message`, to be called once all its deliveries were added.
 local function put_message(ws, id, body)
-  redis.call('HSET', K.message(ws, id), 'body', body)
+  redis.call('HSET', K.message(ws, id), 'body', body, 'known', 1, 'waiting', 0)
   redis.call('EXPIRE', K.message(ws, id), 604800)
+end
+
+local function close_message(ws, id)
+  leave_message(ws, id)
+  if redis.call('HGET', K.message(ws, id), 'waiting') == '0' then end_message(ws, id) end
 end
 
 -- Makes all that is in flight in this shard due again, at once.

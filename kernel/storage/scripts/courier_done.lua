@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Records what became of deliveries in flight. An endpoint that says it is gone is disabled at once, one that has failed
 -- for 5 days then.
--- ARGV: name, now, then of each: ws, webhook, event id, verdict, when to try again, attempt as JSON, audit entry
+-- ARGV: name, now, until when endpoints that failed pause, then of each: ws, webhook, event id, verdict, when to try again, attempt as JSON, audit entry
 -- Answer: nothing when another courier has the shard, else {ws, webhook, reason} of those that are disabled now
 if redis.call('GET', K.courier()) ~= ARGV[1] then return false end
 local now, out = tonumber(ARGV[2]), {}
@@ -15,18 +15,20 @@ local function note_attempt(delivery, attempt)
   delivery.attempts, delivery.tries = attempts, delivery.tries + 1
 end
 
--- Why an endpoint is to be disabled after an attempt, if it is.
+-- Why an endpoint is to be disabled after an attempt, if it is. One that failed pauses. `signing`, that is all URLs of executions, does neither.
 local function judge(ws, webhook, verdict, at)
   local record = K.webhook(ws, webhook)
   if verdict == 'delivered' then
-    redis.call('HDEL', record, 'failing_since')
+    redis.call('HDEL', record, 'failing_since', 'paused_until')
     return
   end
   redis.call('HSETNX', record, 'failing_since', string.format('%.0f', at))
-  local is = redis.call('HMGET', record, 'state', 'once', 'failing_since')
-  if is[1] ~= 'enabled' or is[2] then return end
+  if webhook == 'signing' then return end
+  redis.call('HSET', record, 'paused_until', ARGV[3])
+  local is = redis.call('HMGET', record, 'state', 'failing_since')
+  if is[1] ~= 'enabled' then return end
   if verdict == 'gone' then return 'gone' end
-  if now - is[3] >= 432000000 then return 'failing' end
+  if now - is[2] >= 432000000 then return 'failing' end
 end
 
 local function conclude(ws, webhook, id, verdict, retry_at, text, audit)
@@ -35,6 +37,7 @@ local function conclude(ws, webhook, id, verdict, retry_at, text, audit)
   note_attempt(delivery, attempt)
   delivery.status = ({delivered = 'delivered', retry = 'pending'})[verdict] or 'dead'
   put_delivery(ws, webhook, id, delivery, 'pending')
+  if webhook == 'signing' and verdict == 'delivered' then forget_delivery(ws, webhook, id, 'delivered') end
   if verdict == 'retry' then redis.call('ZADD', K.webhook_queue(ws, webhook), retry_at, id) end
   local last = {id = id, event = delivery.event, at = attempt.at, status_code = attempt.status_code, error = attempt.error}
   redis.call('HSET', K.webhook(ws, webhook), 'last', cjson.encode(last))
@@ -45,12 +48,11 @@ local function conclude(ws, webhook, id, verdict, retry_at, text, audit)
   end
 end
 
-for i = 3, #ARGV, 7 do
+for i = 4, #ARGV, 7 do
   local ws, webhook, id = ARGV[i], ARGV[i + 1], ARGV[i + 2]
   local flying = K.webhook_flying(ws, webhook)
   if redis.call('SREM', flying, id) == 1 then conclude(ws, webhook, id, unpack(ARGV, i + 3, i + 6)) end
   if redis.call('EXISTS', flying) == 0 then redis.call('SREM', K.aloft(), ws .. ' ' .. webhook) end
   settle_due(ws, webhook)
-  settle_once(ws, webhook)
 end
 return out

@@ -1,6 +1,8 @@
--- Takes a row out of the outbox and makes a delivery of it for each endpoint that wants the event; once.
+#!lua
+-- Takes a row out of the outbox and makes a delivery of it for each endpoint that wants the event; once. Refused as a
+-- whole while the store is full: the row stays.
 -- ARGV: name, row, ws, event, event id, body, now, how many deliveries may wait for one endpoint, then of an execution
---       whose end goes to a URL of its own: an id for that as an endpoint, and its item as JSON
+--       whose end goes to a URL of its own: that, and its id
 -- Answer: 0 when another courier has the shard.
 local name, row, ws, event, id, body = unpack(ARGV, 1, 6)
 local now, most = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -15,10 +17,11 @@ for _, webhook in ipairs(redis.call('ZRANGE', K.webhooks(ws), 0, -1)) do
     takers[#takers + 1] = webhook
   end
 end
+if #takers == 0 and not ARGV[9] then return 1 end
+put_message(ws, id, body)
+for _, webhook in ipairs(takers) do add_delivery(ws, webhook, id, {event = event}, now, most) end
 if ARGV[9] then
-  redis.call('HSET', K.webhook(ws, ARGV[9]), 'item', ARGV[10], 'state', 'enabled', 'once', 1)
-  takers[#takers + 1] = ARGV[9]
+  add_delivery(ws, 'signing', id, {event = event, url = ARGV[9], execution_id = ARGV[10]}, now, most)
 end
-if #takers > 0 then put_message(ws, id, body) end
-for _, webhook in ipairs(takers) do add_delivery(ws, webhook, id, event, now, most) end
+close_message(ws, id)
 return 1

@@ -1,10 +1,11 @@
--- Changes what is said of a credential that still is at the revision that was read. Answers ok, moved, taken, or, when it
--- is renamed and agents go by its name, its users.
--- ARGV: ws, id, revision, its name and its new name (in lower case), item, audit entry, how many sets it leaves, then field
+-- Changes what is said of a credential that still is at the revision and version that were read. Answers ok, moved, taken,
+-- or, when it is renamed and agents go by its name, its users.
+-- ARGV: ws, id, `<revision> <version>`, its name and its new name (in lower case), item, audit entry, how many sets it leaves, then field
 --       and value of those, then of the sets it joins
-local ws, id, revision, was, name = unpack(ARGV, 1, 5)
+local ws, id, read, was, name = unpack(ARGV, 1, 5)
 local names, join = K.credential_names(ws), 9 + 2 * tonumber(ARGV[8])
-if redis.call('HGET', K.credential(ws, id), 'revision') ~= revision then return 'moved' end
+local found = redis.call('HMGET', K.credential(ws, id), 'revision', 'version')
+if not found[1] or found[1] .. ' ' .. found[2] ~= read then return 'moved' end
 if name ~= was then
   if redis.call('HEXISTS', names, name) == 1 then return 'taken' end
   local users = redis.call('SMEMBERS', K.credential_users(ws, id))

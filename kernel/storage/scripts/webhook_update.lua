@@ -11,7 +11,7 @@ redis.call('HSET', record, 'item', item, 'events', events, 'state', enabled and 
 redis.call('HINCRBY', record, 'revision', 1)
 if enabled then
   redis.call('HDEL', record, 'disabled_reason')
-  if was[2] ~= 'enabled' then redis.call('HDEL', record, 'failing_since') end
+  if was[2] ~= 'enabled' then redis.call('HDEL', record, 'failing_since', 'paused_until') end
   redis.call('PUBLISH', C.outbox(), KEYS[1])
 elseif was[2] == 'enabled' then
   redis.call('HSET', record, 'disabled_reason', 'requested')

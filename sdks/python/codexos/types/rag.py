@@ -39,10 +39,14 @@ class CollectionInfo(Model):
 
 @dataclass(frozen=True, kw_only=True)
 class Document(Model):
-    """A document of a collection. bytes: as it was fetched. job_id: the job that took it in."""
+    """A document of a collection. bytes: as it was fetched. job_id: the job that took it in.
+
+    source_location: the location of the source that it came from; of an uploaded file, the upload's id.
+    """
 
     id: str
     location: str
+    source_location: str
     title: str
     source_type: str
     version: str

@@ -29,6 +29,8 @@ class UsageCounts(Model):
     ingested_mb: float | None = None
     unpriced_executions: int | None = None
     late_executions: int | None = None
+    embedding_tokens: int | None = None
+    unpriced_embeddings: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,6 @@
-"""Log lines as JSON, each with the id of its request. Bodies, headers and keys are never logged."""
+"""Log lines as JSON, each with the id of its request. Bodies, headers and keys are never logged, and of what was raised
+only where: no value of a variable.
+"""
 
 import logging
 import sys
