@@ -130,8 +130,11 @@ def keeper() -> None:
 
 
 def _running() -> tuple[Home, Settings, State]:
-    """The installation, which runs."""
+    """The installation, which runs, for commands that open the kernel."""
+    from kernel.logs import configure
+
     home, settings = _here()
+    configure(settings.log_level)
     state = read_state(home)
     if state is None or not state.keeper_alive():
         printing.refused("the platform is not running", "start it: make up")

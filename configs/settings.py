@@ -111,7 +111,9 @@ class Vault(Topic):
         description="key-encryption keys, 32 bytes in base64, the current one before older ones between commas; "
         "empty is the file secrets/kek.json of the home",
     )
-    kms_url: str = Field("", description="a KMS that wraps data keys instead: Transit of OpenBao or Vault, its URL")
+    kms_url: str = Field(
+        "", description="a KMS that wraps data keys instead: Transit of OpenBao or Vault, its URL"
+    )
     kms_key: str = Field("codexos", description="name of the key in that KMS")
     kms_token_file: str = Field("", description="file with the token for that KMS")
     environment: str = Field(
@@ -121,8 +123,15 @@ class Vault(Topic):
 
 class Webhooks(Topic):
     couriers: int = Field(1, ge=1, le=16, description="courier actors; shards are spread over them")
-    in_flight: int = Field(256, ge=1, le=1000, description="deliveries one courier makes at once")
-    per_endpoint: int = Field(8, ge=1, description="deliveries to one endpoint at once; to a failing one it is 1")
+    in_flight: int = Field(
+        256,
+        ge=1,
+        le=1000,
+        description="deliveries one courier makes at once; a quarter at most of one workspace, half to failing endpoints",
+    )
+    per_endpoint: int = Field(
+        8, ge=1, description="deliveries to one endpoint at once; to a failing one it is 1"
+    )
     timeout_s: float = Field(15.0, gt=0, description="how long a receiver may take to answer")
 
 
