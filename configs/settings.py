@@ -127,7 +127,7 @@ class Webhooks(Topic):
         256,
         ge=1,
         le=1000,
-        description="deliveries one courier makes at once; a quarter at most of one workspace, half to failing endpoints",
+        description="deliveries one courier makes at once; a quarter at most of one workspace, half to failing ones",
     )
     per_endpoint: int = Field(
         8, ge=1, description="deliveries to one endpoint at once; to a failing one it is 1"

@@ -409,11 +409,15 @@ class UsageCounts(BaseModel):
         "which are of executions",
         examples=[48210],
     )
-    unpriced_embeddings: int | None = Field(description="calls for them whose cost is not known", examples=[0])
+    unpriced_embeddings: int | None = Field(
+        description="calls for them whose cost is not known", examples=[0]
+    )
 
 
 class UsageBreakdown(BaseModel):
-    compute: Usd = Field(description="models, embeddings and machines; null when no cost is known", examples=[123.45])
+    compute: Usd = Field(
+        description="models, embeddings and machines; null when no cost is known", examples=[123.45]
+    )
     storage: float = Field(examples=[12.34])
     api: float = Field(examples=[98.77])
 

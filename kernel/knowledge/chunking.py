@@ -59,7 +59,9 @@ def cut(parts: Sequence[Part], size: int, overlap: int, unit: str = "characters"
     for (start, end), seam in zip(spans, seams(text, spans, starts, parts), strict=True):
         n = bisect_right(starts, start) - 1
         part, offset = parts[n], start - starts[n]
-        chunks.append(Chunk(len(chunks), text[start:end], part.offset + offset, part.page, part.heading, seam))
+        chunks.append(
+            Chunk(len(chunks), text[start:end], part.offset + offset, part.page, part.heading, seam)
+        )
     return chunks
 
 
