@@ -372,7 +372,7 @@ def _ingestion(
             ground.egress,
             settings,
             partial(uploads.open, workspace_id),
-            partial(secrets.fields, workspace_id),
+            partial(secrets.fields, workspace_id, "ingestion"),
         )
 
     specs = Specs(jobs, collections.store, objects, around)
@@ -405,5 +405,5 @@ async def _embedder(
 ) -> "Embedder":
     """A model, with the workspace's own key if it has one, over what the workspace has had embedded before."""
     provider = models.credential(model_id)
-    key = await secrets.provider_key(workspace_id, provider) if provider else None
+    key = await secrets.provider_key(workspace_id, provider, "embedding") if provider else None
     return models.embedder(model_id, Shelf(store, workspace_id), key)

@@ -50,15 +50,15 @@ class KnownSecrets:
     def __init__(self) -> None:
         self.values: dict[str, Any] = {}
 
-    async def named(self, ws: str, name: str) -> Any:
+    async def named(self, ws: str, name: str, user: str) -> Any:
         if name not in self.values:
             raise NotFound("Credential not found")
         return self.values[name]
 
-    async def key(self, ws: str, credential_id: str) -> str:
-        return str(await self.named(ws, credential_id))
+    async def key(self, ws: str, credential_id: str, user: str) -> str:
+        return str(await self.named(ws, credential_id, user))
 
-    async def provider_key(self, ws: str, provider: str) -> str | None:
+    async def provider_key(self, ws: str, provider: str, user: str) -> str | None:
         return self.values.get(provider)
 
 

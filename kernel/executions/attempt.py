@@ -199,6 +199,7 @@ class NodeRun:
             node_id=self.node_id,
             attempt=self.attempt,
             idempotency_key=self.idempotency_key,
+            user=self.around.discretion.user,
             tokens_left=budget.share_tokens(self.node.id, len(self.around.running)),
             cost_left=budget.share_cost(self.node.id, len(self.around.running)),
             day_tokens_left=budget.share_day_tokens(self.node.id, len(self.around.running)),

@@ -23,23 +23,26 @@ log = structlog.get_logger()
 class Secrets(Protocol):
     """As `kernel.vault.secrets.Secrets` has it."""
 
-    async def named(self, ws: str, name: str) -> Any:
-        """The value of a credential by its name, in any case. Raises NotFound."""
+    async def named(self, ws: str, name: str, user: str) -> Any:
+        """The value of a credential by its name, in any case, for that user of it. Raises NotFound."""
         ...
 
-    async def key(self, ws: str, credential_id: str) -> str:
+    async def key(self, ws: str, credential_id: str, user: str) -> str:
         """The one text of a credential that opens a provider. Raises NotFound."""
         ...
 
-    async def provider_key(self, ws: str, provider: str) -> str | None:
+    async def provider_key(self, ws: str, provider: str, user: str) -> str | None:
         """The workspace's own key of a model provider."""
         ...
 
 
 @dataclass(slots=True)
 class Discretion:
+    """user: whom the audit log names for what is opened, such as an agent."""
+
     workspace_id: str
     secrets: Secrets
+    user: str
     redactor: Redactor = field(default_factory=Redactor)
 
     async def reveal(self, names: Collection[str]) -> Secret:
@@ -52,10 +55,10 @@ class Discretion:
     async def provider_key(self, provider: str, credential_id: str | None) -> str | None:
         """The key to call a provider with: that of the credential, else the workspace's own. Raises NodeError."""
         if credential_id is None:
-            key = await self.secrets.provider_key(self.workspace_id, provider)
+            key = await self.secrets.provider_key(self.workspace_id, provider, self.user)
         else:
             try:
-                key = await self.secrets.key(self.workspace_id, credential_id)
+                key = await self.secrets.key(self.workspace_id, credential_id, self.user)
             except NotFound:
                 raise NodeError("The credential is gone", {"field": "config.credential_id"}) from None
         if key:
@@ -75,7 +78,7 @@ class Discretion:
 
     async def _learned(self, name: str) -> Any:
         try:
-            value = await self.secrets.named(self.workspace_id, name)
+            value = await self.secrets.named(self.workspace_id, name, self.user)
         except NotFound:
             return no_secret(name)
         self.redactor.learn(value)

@@ -133,7 +133,7 @@ class Performer:
             placed_on=self.placed_on,
             placement=self.placement,
             keep=lambda node_id, data: self.objects.put(_path(claim, node_id), data),
-            discretion=Discretion(claim.workspace_id, self.secrets),
+            discretion=Discretion(claim.workspace_id, self.secrets, spec.agent_id or "inline flow"),
             running=set(),
         )
         engine = Engine(await self._graph(claim, spec), around, values)

@@ -22,7 +22,7 @@ from kernel.redaction import Speech
 class Errand:
     """One attempt at one node, to be run elsewhere. config: as it was written, with its placeholders.
 
-    `tokens_left` (output), `day_tokens_left` (input and output) and `cost_left`: None is no limit.
+    user: of secrets. `tokens_left` (output), `day_tokens_left` (input and output) and `cost_left`: None is no limit.
     """
 
     type: str
@@ -34,6 +34,7 @@ class Errand:
     node_id: str
     attempt: int
     idempotency_key: str
+    user: str
     tokens_left: int | None
     cost_left: float | None
     day_tokens_left: int | None = None
@@ -134,7 +135,7 @@ async def carry_out(
     """Runs an errand in this process, which is `place` and has `gpus` of its own."""
     said: asyncio.Queue[Said | Used | None] = asyncio.Queue()
     began, cpu = time.monotonic(), time.process_time()
-    discretion = Discretion(errand.workspace_id, secrets)
+    discretion = Discretion(errand.workspace_id, secrets, errand.user)
     call = ErrandCall(errand, discretion, said.put_nowait)
     work = asyncio.create_task(discretion.guard(_run(errand, node_types[errand.type], discretion, call)))
     work.add_done_callback(lambda _: said.put_nowait(None))

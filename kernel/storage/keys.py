@@ -83,6 +83,7 @@ SHARD_KEYS = {
     "credentials": "{ws}:creds",  # zset of all ids, score 0
     "credentials_by": "{ws}:creds:{field}:{value}",  # the same, for type, tag and environment
     "credential_names": "{ws}:creds:names",  # hash: name in lower case -> id
+    "credential_noted": "{ws}:cred:{id}:noted:{user}",  # string: that user's use is in the audit log; lives an hour
     "credential_users": "{ws}:cred:{id}:users",  # set of `<kind> <id>` of what uses it: agent, collection
     "credentials_used": "{ws}:creds:of:{user}",  # set of the credentials that one such user uses
     "vault_token": "{ws}:vault_token:{id}",  # hash: hash, key, credentials, until (ms), left; lives an hour longer

@@ -219,6 +219,10 @@ class VaultStore:
         """Records what was tried, and what no script records."""
         await self._store.run("vault_note", ws, ws, credential_id or "", entry)
 
+    async def note_use(self, ws: str, credential_id: str, user: str, entry: str) -> None:
+        """Records that it is used by that user; once an hour."""
+        await self._store.run("vault_use", ws, ws, credential_id, user, entry)
+
     async def begin_refresh(self, ws: str, credential_id: str, owner: str) -> bool:
         """Whether it is this one's turn, for 30 s, to ask for the next access token."""
         name = keys.key("refreshing", ws, id=credential_id)

@@ -11,7 +11,8 @@ from kernel.clock import ManualClock, rfc3339
 from kernel.errors import NotFound, ProviderError, Unavailable
 from kernel.ids import new_id
 from kernel.outbound import Egress
-from kernel.sealing import Envelope
+from kernel.sealing import Damaged, Envelope
+from kernel.storage import keys
 from kernel.storage.store import Store
 from kernel.storage.vault import Listed, VaultStore
 from kernel.vault.custody import FileKeys
@@ -22,7 +23,7 @@ from tests.web import Exchange, Web, serve
 
 pytestmark = pytest.mark.anyio
 
-WS = new_id("ws")
+WS, USER = new_id("ws"), "agent_1"
 
 
 class Desk:
@@ -63,34 +64,34 @@ def desk(store: Store, clock: ManualClock, tmp_path: Any) -> Desk:
 async def test_by_name_in_any_case_and_by_id(desk: Desk) -> None:
     plain = await desk.put("My Key", "sk-1")
     parts = await desk.put("db", {"user": "u", "password": "p", "port": 5}, "custom")
-    assert await desk.secrets.named(WS, "my KEY") == "sk-1"
-    assert await desk.secrets.named(WS, "db") == {"user": "u", "password": "p", "port": 5}
+    assert await desk.secrets.named(WS, "my KEY", USER) == "sk-1"
+    assert await desk.secrets.named(WS, "db", USER) == {"user": "u", "password": "p", "port": 5}
     gone = new_id("cred")
     known = await desk.secrets.known(WS, ["my key", "db", "x"], [plain, gone, "cred_1", "*"])
     assert known == ({"my key": plain, "db": parts}, {plain})
     assert await desk.secrets.known(WS, ["x"], []) == ({}, frozenset())
-    assert await desk.secrets.fields(WS, plain) == {"value": "sk-1"}
-    assert await desk.secrets.fields(WS, parts) == {"user": "u", "password": "p"}
-    assert (await desk.secrets.key(WS, plain), await desk.secrets.key(WS, parts)) == ("sk-1", "p")
+    assert await desk.secrets.fields(WS, USER, plain) == {"value": "sk-1"}
+    assert await desk.secrets.fields(WS, USER, parts) == {"user": "u", "password": "p"}
+    assert (await desk.secrets.key(WS, plain, USER), await desk.secrets.key(WS, parts, USER)) == ("sk-1", "p")
     for missing in (new_id("cred"), "cred_1", "x"):
         with pytest.raises(NotFound):
-            await desk.secrets.value(WS, missing)
+            await desk.secrets.value(WS, missing, USER)
     with pytest.raises(NotFound):
-        await desk.secrets.named(new_id("ws"), "db")
+        await desk.secrets.named(new_id("ws"), "db", USER)
 
 
 async def test_the_key_of_a_provider(desk: Desk) -> None:
     """By name before tag, its environment before none, never another's."""
-    assert await desk.secrets.provider_key(WS, "openai") is None
+    assert await desk.secrets.provider_key(WS, "openai", USER) is None
     await desk.put("a", "sk-staging", tags=["openai"], environment="staging")
     assert not await desk.secrets.has_key(WS, "openai")
     await desk.put("b", "sk-any", tags=["OpenAI"])
-    assert await desk.secrets.provider_key(WS, "openai") == "sk-any"
+    assert await desk.secrets.provider_key(WS, "openai", USER) == "sk-any"
     await desk.put("c", "sk-production", tags=["openai", "x"], environment="production")
-    assert await desk.secrets.provider_key(WS, "openai") == "sk-production"
+    assert await desk.secrets.provider_key(WS, "openai", USER) == "sk-production"
     await desk.put("OpenAI", "sk-named", environment="production")
-    assert await desk.secrets.provider_key(WS, "openai") == "sk-named"
-    assert await desk.secrets.provider_key(WS, "anthropic") is None
+    assert await desk.secrets.provider_key(WS, "openai", USER) == "sk-named"
+    assert await desk.secrets.provider_key(WS, "anthropic", USER) is None
     assert await desk.secrets.has_key(WS, "openAI")
 
 
@@ -98,7 +99,7 @@ async def test_the_newest_of_those_that_are_tagged(desk: Desk) -> None:
     for number in range(3):
         await desk.put(f"k{number}", f"sk-{number}", tags=["openai"])
     await desk.put("openai", "sk-staging", environment="staging")
-    assert await desk.secrets.provider_key(WS, "openai") == "sk-2"
+    assert await desk.secrets.provider_key(WS, "openai", USER) == "sk-2"
 
 
 class TestRenewal:
@@ -121,7 +122,7 @@ class TestRenewal:
 
         async with serve(answer) as web:
             credential = await self.offer(desk, web)
-            values = await asyncio.gather(*(desk.secrets.value(WS, credential) for _ in range(20)))
+            values = await asyncio.gather(*(desk.secrets.value(WS, credential, USER) for _ in range(20)))
             assert {value["access_token"] for value in values} == {"new"}
             assert len(web.exchanges) == 1
             form = parse_qs(web.exchanges[0].body.decode())
@@ -129,7 +130,7 @@ class TestRenewal:
             stored = await desk.store.read(WS, credential)
             assert stored is not None
             assert (stored.version, Item.of(stored).expires_at) == (2, desk.clock.now_ms() + 3_600_000)
-            again = await desk.secrets.fields(WS, credential)
+            again = await desk.secrets.fields(WS, USER, credential)
             assert (again["token"], again["refresh_token"], len(web.exchanges)) == ("new", "r2", 1)
 
     @pytest.mark.parametrize(
@@ -141,20 +142,20 @@ class TestRenewal:
 
         async with serve(answer) as web:
             credential = await self.offer(desk, web)
-            assert (await desk.secrets.value(WS, credential))["access_token"] == "old"
+            assert (await desk.secrets.value(WS, credential, USER))["access_token"] == "old"
             desk.clock.advance(60_000)
             with pytest.raises(ProviderError, match="was not renewed") as refused:
-                await desk.secrets.value(WS, credential)
+                await desk.secrets.value(WS, credential, USER)
             assert "r1" not in str(refused.value)
 
     async def test_one_that_failed_is_not_asked_again_at_once(self, desk: Desk) -> None:
         async with serve(lambda exchange: exchange.answer(503)) as web:
             credential = await self.offer(desk, web)
             for _ in range(3):
-                assert await desk.secrets.key(WS, credential) == "old"
+                assert await desk.secrets.key(WS, credential, USER) == "old"
             assert len(web.exchanges) == 1
             desk.clock.advance(10_000)
-            assert await desk.secrets.key(WS, credential) == "old"
+            assert await desk.secrets.key(WS, credential, USER) == "old"
             assert len(web.exchanges) == 2
 
     async def test_one_that_never_ends(self, desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,7 +168,7 @@ class TestRenewal:
         async with serve(answer) as web:
             credential = await self.offer(desk, web, access_token="")
             with pytest.raises(ProviderError, match="took longer than"):
-                await desk.secrets.value(WS, credential)
+                await desk.secrets.value(WS, credential, USER)
             done.set()
 
     async def test_who_is_cancelled_loses_no_refresh_token(self, desk: Desk) -> None:
@@ -180,14 +181,14 @@ class TestRenewal:
 
         async with serve(answer) as web:
             credential = await self.offer(desk, web)
-            call = asyncio.create_task(desk.secrets.value(WS, credential))
+            call = asyncio.create_task(desk.secrets.value(WS, credential, USER))
             await asked.wait()
             call.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await call
             go_on.set()
             await desk.secrets.aclose()
-            value = await desk.secrets.value(WS, credential)
+            value = await desk.secrets.value(WS, credential, USER)
             assert (value["access_token"], value["refresh_token"], len(web.exchanges)) == ("new", "r2", 1)
             assert value["expires_at"] == rfc3339(desk.clock.now_ms() + MAX_LIFE_S * 1000)
 
@@ -209,7 +210,7 @@ class TestRenewal:
         monkeypatch.setattr(desk.store, "put_version", unsteady)
         async with serve(lambda exchange: exchange.answer(200, b'{"access_token": "new"}')) as web:
             credential = await self.offer(desk, web)
-            assert await desk.secrets.key(WS, credential) == "new"
+            assert await desk.secrets.key(WS, credential, USER) == "new"
         stored = await desk.store.read(WS, credential)
         assert stored is not None
         assert (stored.version, stored.revision, Item.of(stored).description, tries) == (2, 2, "edited", 4)
@@ -219,7 +220,7 @@ class TestRenewal:
             where = {"token_url": "http://169.254.169.254/token", "access_token": ""}
             credential = await self.offer(desk, web, **where)
             with pytest.raises(ProviderError, match="not a public one"):
-                await desk.secrets.value(WS, credential)
+                await desk.secrets.value(WS, credential, USER)
 
     async def test_client_credentials(self, desk: Desk) -> None:
         async def answer(exchange: Exchange) -> None:
@@ -228,11 +229,38 @@ class TestRenewal:
         async with serve(answer) as web:
             value = {"token_url": f"{web.url}/token", "client_id": "c", "client_secret": "s", "scope": "a b"}
             credential = await desk.put("o", value, "oauth2")
-            assert await desk.secrets.key(WS, credential) == "first"
+            assert await desk.secrets.key(WS, credential, USER) == "first"
             form = parse_qs(web.exchanges[0].body.decode())
             assert form["grant_type"] == ["client_credentials"]
             assert form["scope"] == ["a b"]
 
     async def test_a_token_that_nobody_can_renew_is_used_as_it_is(self, desk: Desk) -> None:
         credential = await desk.put("o", {"access_token": "t"}, "oauth2")
-        assert await desk.secrets.key(WS, credential) == "t"
+        assert await desk.secrets.key(WS, credential, USER) == "t"
+
+
+class TestAudit:
+    async def rows(self, desk: Desk) -> list[tuple[str, Any]]:
+        """Outcome and details of each use that is in the audit log, oldest first."""
+        found = await desk.store._store.call("ZRANGE", keys.key("audit", WS), 0, -1)
+        entries = [orjson.loads(row.partition(b" ")[2]) for row in found]
+        return [(one["outcome"], one["details"]) for one in entries if one["action"] == "credential.use"]
+
+    async def test_once_an_hour_for_each_user(self, desk: Desk, store: Store) -> None:
+        await desk.put("k", "sk-1")
+        for user in ("agent_1", "agent_1", "agent_2"):
+            await desk.secrets.named(WS, "k", user)
+        elsewhere = Secrets(desk.store, desk.envelope, desk.secrets._renewal, "production")
+        await elsewhere.named(WS, "k", "agent_1")
+        assert await self.rows(desk) == [("ok", {"by": "agent_1"}), ("ok", {"by": "agent_2"})]
+        name = keys.key("credential_noted", WS, id=await desk.store.id_of(WS, "k") or "", user="agent_1")
+        assert 3_500 < await store.call("TTL", name) <= 3_600
+
+    async def test_one_that_does_not_open_is_told_of_each_time(self, desk: Desk, store: Store) -> None:
+        credential = await desk.put("k", "sk-1")
+        await store.call("HSET", keys.key("credential", WS, id=credential), "sealed", b"{}")
+        for _ in range(2):
+            with pytest.raises(Damaged):
+                await desk.secrets.named(WS, "k", USER)
+        damaged = ("refused", {"by": USER, "reason": "damaged"})
+        assert (await self.rows(desk)).count(damaged) == 2
