@@ -730,7 +730,7 @@ class TestServing:
 
     async def test_what_is_due_comes_by_itself(self, served: Office, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("kernel.webhooks.delivery.SCHEDULE_S", (0.02,) * 9)
-        monkeypatch.setattr("kernel.storage.outbox.PAUSE_MS", 18)
+        monkeypatch.setattr("kernel.storage.outbox.PAUSE_MS", 1)
         third = asyncio.Event()
 
         async def answer(exchange: Exchange) -> None:
@@ -742,7 +742,7 @@ class TestServing:
             await served.endpoint(web.url)
             await served.post.tell()
             served.courier.told(None)
-            async with asyncio.timeout(RENEW_S / 2):
+            async with asyncio.timeout(1.7 * RENEW_S):  # renewals of the hold bring one each
                 await third.wait()
 
     async def test_told_to_it_ends_its_work(self, store: Store, served: Office) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import replace
 from typing import Any
 
+import httpx2
 import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
@@ -39,6 +40,9 @@ def endpoint() -> Generator[str]:
     server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
+    httpx2.post(
+        f"http://{host}:{port}/moto-api/reset", trust_env=False
+    )  # all servers of a process share their buckets
     try:
         files = fs.S3FileSystem(
             access_key="key",
