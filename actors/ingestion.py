@@ -118,7 +118,7 @@ class Driver:
             run = await self.ingestion.begin(lease, self.cluster, claim.lost)
             self.held[lease.member].run = run
             await run.perform()
-            self.held.pop(lease.member, None)  # it has ended: its lease is not renewed, nor this stopped for that
+            self.held.pop(lease.member, None)  # it has ended: nothing is left to renew
             await self.ingestion.specs.forget(lease)
         except JobLost:
             log.info("job is not ours any more", job_id=lease.job_id)

@@ -13,7 +13,7 @@ def test_ports_are_all_different_and_kept_while_free() -> None:
 def test_a_taken_internal_port_is_replaced() -> None:
     kept = choose(8000, None)
     with socket.socket() as taken:
-        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an earlier server may linger
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # earlier connections may linger
         taken.bind(("127.0.0.1", kept.valkey))
         taken.listen()
         chosen = choose(8000, kept)
