@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import string
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,9 +22,13 @@ _SECRET_LETTERS = 43
 _TOKEN = re.compile(r"cxk_[a-z]{1,16}_([0-9A-HJKMNP-TV-Z]{26})_[0-9A-Za-z]{43}")
 
 
+def new_secret() -> str:
+    """The random part of an API key or a vault token."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LETTERS))
+
+
 def new_token(environment: str, key_id: str) -> str:
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(_SECRET_LETTERS))
-    return f"{shown_prefix(environment, key_id)}_{secret}"
+    return f"{shown_prefix(environment, key_id)}_{new_secret()}"
 
 
 def shown_prefix(environment: str, key_id: str) -> str:
@@ -48,22 +53,36 @@ def read_pepper(root: Path) -> bytes:
     path = root / "secrets" / "pepper"
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not path.exists():
-        _make(path)
+        write_private(path, secrets.token_bytes(HASH_BYTES), os.link)
     pepper = path.read_bytes()
     if len(pepper) < HASH_BYTES:
         raise InternalError(f"{path} is damaged: restore it, or remove it and issue new keys")
     return pepper
 
 
-def _make(path: Path) -> None:
-    """Written whole under another name, then linked: the first link wins and nobody sees half a file."""
-    draft = path.with_name(f".pepper-{secrets.token_hex(8)}")
+def write_private(path: Path, data: bytes, move: Callable[[Path, Path], None]) -> None:
+    """Written whole under another name, for its owner alone, then moved there: nobody sees half a file.
+
+    move: `os.link` keeps what another process has put there meanwhile, `os.replace` takes its place.
+    """
+    draft = path.with_name(f".{path.stem}-{secrets.token_hex(8)}")
     handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
-        os.write(handle, secrets.token_bytes(HASH_BYTES))
+        os.write(handle, data)
         os.fsync(handle)
         with suppress(FileExistsError):
-            os.link(draft, path)
+            move(draft, path)
+        _sync(path.parent)
     finally:
         os.close(handle)
-        draft.unlink()
+        with suppress(FileNotFoundError):
+            draft.unlink()
+
+
+def _sync(folder: Path) -> None:
+    """A name in it is there after a crash only when the folder is written, too."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -10,8 +10,8 @@ import binascii
 import fcntl
 import os
 import secrets
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +19,7 @@ from pathlib import Path
 import orjson
 
 from configs.settings import Vault as Settings
+from kernel.access.secret import write_private
 from kernel.errors import InternalError
 from kernel.sealing import KEY_BYTES, Custody, Damaged, Wrapped, decrypt, encrypt
 from kernel.vault.transit import TransitKeys
@@ -81,11 +82,11 @@ class Ring:
         return ring
 
 
-class _Held:
+class _Held(ABC):
     """A custody that has the keys itself."""
 
-    def ring(self, wanted: str | None = None) -> Ring:
-        raise NotImplementedError
+    @abstractmethod
+    def ring(self, wanted: str | None = None) -> Ring: ...
 
     async def current(self) -> str:
         return self.ring().current
@@ -126,7 +127,7 @@ class FileKeys(_Held):
         """With a first key, unless there is a file."""
         if not self.path.exists():
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._write(Ring.made(), os.link)
+            write_private(self.path, Ring.made().encode(), os.link)
         return self
 
     def ring(self, wanted: str | None = None) -> Ring:
@@ -150,32 +151,8 @@ class FileKeys(_Held):
         with self.path.with_suffix(".lock").open("a") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             ring = how(Ring.read(self.path))
-            self._write(ring, os.replace)
+            write_private(self.path, ring.encode(), os.replace)
         return ring
-
-    def _write(self, ring: Ring, move: Callable[[Path, Path], None]) -> None:
-        """Written whole under another name first. `os.link` keeps what another process has put there meanwhile."""
-        draft = self.path.with_name(f".kek-{secrets.token_hex(8)}")
-        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            os.write(handle, ring.encode())
-            os.fsync(handle)
-            with suppress(FileExistsError):
-                move(draft, self.path)
-            _sync(self.path.parent)
-        finally:
-            os.close(handle)
-            with suppress(FileNotFoundError):
-                draft.unlink()
-
-
-def _sync(folder: Path) -> None:
-    """A name in it is there after a crash only when the folder is written, too."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _key(text: str) -> bytes:

@@ -4,13 +4,11 @@
 """
 
 import re
-import secrets
-import string
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from kernel.access.act import Act
-from kernel.access.secret import keyed_hash
+from kernel.access.secret import keyed_hash, new_secret
 from kernel.clock import Clock, rfc3339
 from kernel.errors import AuthenticationError, AuthorizationError, NotFound, RateLimitError, ValidationError
 from kernel.ids import new_id
@@ -19,8 +17,6 @@ from kernel.vault.record import TokenCreate
 from kernel.vault.trail import VaultTrail
 
 HEADER = "X-Vault-Token"
-SECRET_LETTERS = 43
-"""Of 62 kinds: 256 bits."""
 REFUSED = {
     "expired": "The vault token has expired",
     "used_up": "The vault token has been used as often as it may be",
@@ -28,7 +24,6 @@ REFUSED = {
     "key": "The vault token is bound to another API key",
 }
 """What whoever holds a real token is told."""
-_ALPHABET = string.ascii_letters + string.digits
 _TOKEN = re.compile(r"cxv_([0-9A-HJKMNP-TV-Z]{26})_[0-9A-Za-z]{43}")
 
 
@@ -87,8 +82,7 @@ class VaultTokens:
 def new_token() -> tuple[str, str]:
     """The token, and the id by which it is found."""
     token_id = new_id("req").partition("_")[2]
-    secret = "".join(secrets.choice(_ALPHABET) for _ in range(SECRET_LETTERS))
-    return f"{shown_id(token_id)}_{secret}", token_id
+    return f"{shown_id(token_id)}_{new_secret()}", token_id
 
 
 def shown_id(token_id: str) -> str:
