@@ -40,6 +40,11 @@ def rfc3339(epoch_ms: int) -> str:
     return f"{_to_the_second(seconds)}.{ms:03d}Z"
 
 
+def rfc3339_or_none(epoch_ms: int | None) -> str | None:
+    """Of a moment that may not have come."""
+    return None if epoch_ms is None else rfc3339(epoch_ms)
+
+
 @lru_cache(maxsize=256)
 def _to_the_second(epoch_s: int) -> str:
     return f"{datetime.fromtimestamp(epoch_s, UTC):%Y-%m-%dT%H:%M:%S}"

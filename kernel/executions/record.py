@@ -7,7 +7,7 @@ from typing import Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
-from kernel.clock import rfc3339
+from kernel.clock import rfc3339, rfc3339_or_none
 from kernel.metering.tariff import micro
 
 NodeStatus = Literal["running", "completed", "failed", "skipped", "cancelled", "timed_out"]
@@ -151,7 +151,7 @@ def shown_node(node_id: str, node: NodeRecord, execution_id: str) -> dict[str, A
         "id": node_id,
         "status": node.status,
         "attempt": node.attempt,
-        "started_at": _time(node.started_at),
+        "started_at": rfc3339_or_none(node.started_at),
         "duration_ms": node.duration_ms,
         "tokens": node.tokens,
         "cost": node.cost,
@@ -237,8 +237,8 @@ def _when(fields: Mapping[str, bytes]) -> dict[str, Any]:
     ended = int(fields["completed_at"]) if fields.get("completed_at") else None
     started = times["started_at"]
     return {
-        **{name: _time(value) for name, value in times.items()},
-        "completed_at": _time(ended),
+        **{name: rfc3339_or_none(value) for name, value in times.items()},
+        "completed_at": rfc3339_or_none(ended),
         "duration_ms": ended - started if ended is not None and started is not None else None,
     }
 
@@ -254,7 +254,3 @@ def _logs(fields: Mapping[str, bytes], nodes: list[tuple[str, NodeRecord]]) -> l
         {"timestamp": rfc3339(at), "level": level, "message": message, "node_id": node_id}
         for at, level, message, node_id in lines
     ]
-
-
-def _time(epoch_ms: int | None) -> str | None:
-    return None if epoch_ms is None else rfc3339(epoch_ms)

@@ -6,7 +6,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 from pydantic.json_schema import SkipJsonSchema
 
-from kernel.clock import rfc3339
+from kernel.clock import rfc3339, rfc3339_or_none
 from kernel.ids import is_id
 from kernel.shape import Shape, at_most
 from kernel.storage.vault import Draft, Listed
@@ -169,14 +169,10 @@ def shown(stored: Listed, now_ms: int) -> dict[str, Any]:
         "environment": item.environment,
         "description": item.description,
         "version": stored.version,
-        "expires_at": _time(item.expires_at),
+        "expires_at": rfc3339_or_none(item.expires_at),
         "warning": item.warning(now_ms),
         "created_by": item.created_by,
         "created_at": rfc3339(item.created_at),
         "updated_at": rfc3339(item.updated_at),
-        "rotated_at": _time(item.rotated_at),
+        "rotated_at": rfc3339_or_none(item.rotated_at),
     }
-
-
-def _time(ms: int | None) -> str | None:
-    return None if ms is None else rfc3339(ms)

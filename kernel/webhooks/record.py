@@ -11,7 +11,7 @@ import orjson
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, WithJsonSchema, field_validator
 
 from kernel.access.audit import AuditEntry
-from kernel.clock import rfc3339
+from kernel.clock import rfc3339, rfc3339_or_none
 from kernel.shape import Shape, at_most
 from kernel.storage.webhooks import StoredDelivery, StoredWebhook
 from kernel.text import clean_text, refuse_null
@@ -175,9 +175,9 @@ def shown(stored: StoredWebhook) -> dict[str, Any]:
         "description": item.description,
         "status": status_of(stored),
         "disabled_reason": stored.disabled_reason,
-        "failing_since": _time(stored.failing_since),
+        "failing_since": rfc3339_or_none(stored.failing_since),
         "last_delivery": last and _last(last),
-        "secret_rotated_at": _time(stored.rotated_at),
+        "secret_rotated_at": rfc3339_or_none(stored.rotated_at),
         "created_by": item.created_by,
         "created_at": rfc3339(item.created_at),
         "updated_at": rfc3339(item.updated_at),
@@ -193,7 +193,7 @@ def shown_delivery(stored: StoredDelivery) -> dict[str, Any]:
         "event": said["event"],
         "status": said["status"],
         "created_at": rfc3339(said["created_at"]),
-        "next_attempt_at": _time(due),
+        "next_attempt_at": rfc3339_or_none(due),
         "attempts": [_attempt(attempt) for attempt in said.get("attempts", ())],
     }
 
@@ -229,10 +229,6 @@ def _last(said: Mapping[str, Any]) -> dict[str, Any]:
         "status_code": said["status_code"],
         "error": said["error"],
     }
-
-
-def _time(ms: int | None) -> str | None:
-    return None if ms is None else rfc3339(ms)
 
 
 def payload(event: str, at_ms: int, data: Any) -> bytes:

@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 from kernel.access.act import Act
 from kernel.access.audit import Trail
-from kernel.clock import Clock, rfc3339
+from kernel.clock import Clock, rfc3339_or_none
 from kernel.errors import Conflict, NotFound, ValidationError
 from kernel.ids import id_at, is_id, new_id
 from kernel.paging import Page, PageQuery
@@ -213,7 +213,7 @@ class Webhooks:
 
     async def _signing(self, ws: str) -> dict[str, Any]:
         stored = await self._found(ws, SIGNING)
-        rotated = None if stored.rotated_at is None else rfc3339(stored.rotated_at)
+        rotated = rfc3339_or_none(stored.rotated_at)
         return {"secret": (await self._secrets(ws, stored))[0].text, "secret_rotated_at": rotated}
 
     async def _held(self, ws: str, webhook_id: str, if_match: str | None) -> StoredWebhook:
